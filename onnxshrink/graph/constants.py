@@ -1,0 +1,48 @@
+"""What is constant: initializers that no caller can override, and the outputs of Constant nodes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+
+def is_fixed_initializer(value: ir.Value | None) -> bool:
+    """Whether ``value`` is an initializer that is not also a graph input (those are defaults a caller may override)."""
+    return value is not None and value.is_initializer() and not value.is_graph_input()
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor behind a constant value, or None when the value is not constant (or absent)."""
+    if value is None:
+        return None
+    if value.is_initializer():
+        return None if value.is_graph_input() else value.const_value
+    producer = value.producer()
+    if producer is None or producer.op_type != "Constant" or producer.domain != "":
+        return None
+    if any(attribute.is_ref() for attribute in producer.attributes.values()) or "sparse_value" in producer.attributes:
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def constant_array(value: ir.Value | None) -> np.ndarray | None:
+    """The array behind a constant value (a view where possible: copy before writing), or None."""
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def scalar_constant(value: ir.Value | None) -> float | int | bool | None:
+    """The single element of a constant value, or None when it is not constant or has other than one element."""
+    tensor = constant_tensor(value)
+    if tensor is None or tensor.size != 1 or tensor.dtype == ir.DataType.STRING:
+        return None
+    element: float | int | bool = tensor.numpy().reshape(()).item()
+    return element
+
+
+def int_list(value: ir.Value | None) -> list[int] | None:
+    """A constant integer vector or scalar as a list, or None when it is not constant."""
+    array = constant_array(value)
+    if array is None or not np.issubdtype(array.dtype, np.integer):
+        return None
+    return [int(element) for element in array.reshape(-1)]

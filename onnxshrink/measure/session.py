@@ -1,0 +1,185 @@
+"""The one place that talks to ONNX Runtime: threads, providers, optimisation level and seeds are decided here."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from onnxshrink.errors import DataError, ModelError, first_line
+from onnxshrink.graph.walk import all_graphs
+
+_INLINE_LIMIT_BYTES = 16 * 2**20
+"""Models with more weight bytes are handed over as external data, which ONNX Runtime maps instead of copying."""
+
+ORT_VERSION: str = ort.__version__
+
+_NUMPY_TYPES: Mapping[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
+    "tensor(bool)": np.bool_,
+    "tensor(string)": np.object_,
+}
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How a session runs.
+
+    Attributes:
+        optimized: whether ONNX Runtime applies its own graph optimisations (on for latency, off for numerics).
+        threads: intra-op threads; 0 lets ONNX Runtime decide.
+        custom_op_libs: shared libraries that register custom operators.
+    """
+
+    optimized: bool = True
+    threads: int = 0
+    custom_op_libs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: ONNX Runtime's type string, and a shape in which unknown dimensions are names or None."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The numpy type to feed, or None when numpy has none for it (bfloat16, sequences, maps)."""
+        numpy_type = _NUMPY_TYPES.get(self.type)
+        return None if numpy_type is None else np.dtype(numpy_type)
+
+
+class Session:
+    """A loaded model. Close it, or use it as a context manager, to delete its temporary files."""
+
+    def __init__(self, session: Any, load_seconds: float, folder: tempfile.TemporaryDirectory[str] | None) -> None:
+        self._session = session
+        self._folder = folder
+        self.load_seconds = load_seconds
+        self.inputs = tuple(_spec(value) for value in session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in session.get_outputs())
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Run once. Returns outputs by name: arrays, or lists and dicts for sequences and maps.
+
+        Raises:
+            DataError: ONNX Runtime refused to run the model on these feeds.
+        """
+        try:
+            results = self._session.run(None, dict(feeds))
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise DataError(f"onnxruntime cannot run the model on this input: {first_line(error)}") from error
+        return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
+
+    def close(self) -> None:
+        self._session = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_session(source: Path | bytes | ir.Model, settings: SessionSettings | None = None) -> Session:
+    """Load a model (a file, serialized bytes, or a graph) into ONNX Runtime on the CPU.
+
+    Raises:
+        ModelError: ONNX Runtime does not load the model; the message holds its reason.
+    """
+    settings = settings or SessionSettings()
+    options = _session_options(settings)
+    folder: tempfile.TemporaryDirectory[str] | None = None
+    loadable: str | bytes
+    if isinstance(source, ir.Model):
+        loadable, folder = _loadable(source)
+    else:
+        loadable = source if isinstance(source, bytes) else str(source)
+    start = time.perf_counter()
+    try:
+        session = ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        if folder is not None:
+            folder.cleanup()
+        raise ModelError(f"onnxruntime cannot load the model: {_reason(error)}") from error
+    return Session(session, time.perf_counter() - start, folder)
+
+
+def evaluate_constants(model: ir.Model) -> dict[str, np.ndarray]:
+    """Run a model that has no inputs, with ONNX Runtime's optimisations off, and return its outputs by name."""
+    with open_session(model, SessionSettings(optimized=False, threads=1)) as session:
+        return session.run({})
+
+
+def set_seed(seed: int) -> None:
+    """Seed the random operators of models that have some."""
+    ort.set_seed(seed)
+
+
+def _session_options(settings: SessionSettings) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = 1
+    if not settings.optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for library in settings.custom_op_libs:
+        try:
+            options.register_custom_ops_library(library)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise ModelError(f"cannot load the custom operator library {library}: {first_line(error)}") from error
+    return options
+
+
+def _loadable(model: ir.Model) -> tuple[str | bytes, tempfile.TemporaryDirectory[str] | None]:
+    weights = [value.const_value for graph in all_graphs(model) for value in graph.initializers.values()]
+    if sum(tensor.nbytes for tensor in weights if tensor is not None) <= _INLINE_LIMIT_BYTES and not any(
+        isinstance(tensor, ir.ExternalTensor) for tensor in weights
+    ):
+        return ir.to_proto(model).SerializeToString(), None
+    folder = tempfile.TemporaryDirectory(prefix="onnxshrink-")
+    path = Path(folder.name) / "model.onnx"
+    try:
+        ir.save(model, path, external_data="weights", size_threshold_bytes=1024)
+    except BaseException:
+        folder.cleanup()
+        raise
+    return str(path), folder
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's message without its source location and error code."""
+    text = first_line(error)
+    for marker in ("failed:", "FAIL :", "FAIL : ", "INVALID_GRAPH : ", "NOT_IMPLEMENTED : "):
+        text = text.split(marker, 1)[-1].strip() or text
+    return text
+
+
+def _spec(value: Any) -> TensorSpec:
+    shape: Sequence[int | str | None] = value.shape or ()
+    return TensorSpec(value.name, value.type, tuple(shape))
