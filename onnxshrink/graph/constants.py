@@ -46,3 +46,14 @@ def int_list(value: ir.Value | None) -> list[int] | None:
     if array is None or not np.issubdtype(array.dtype, np.integer):
         return None
     return [int(element) for element in array.reshape(-1)]
+
+
+def uniform_element(value: ir.Value | None) -> np.ndarray | None:
+    """The one element, shape (1,), that a ConstantOfShape of a constant shape repeats; None for other values."""
+    producer = None if value is None else value.producer()
+    if producer is None or producer.domain != "" or producer.op_type != "ConstantOfShape":
+        return None
+    fill = producer.attributes.get("value")
+    if constant_tensor(producer.inputs[0]) is None or (fill is not None and fill.is_ref()):
+        return None
+    return np.zeros(1, np.float32) if fill is None else fill.as_tensor().numpy().reshape(1)

@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from onnxshrink.graph.walk import all_graphs
+
 _IR_LOGGERS = ("onnx_ir.passes.common.shape_inference", "onnx_ir.passes.common._c_api_utils")
+_INFERRED = "onnxshrink.inferred"
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Fill in the shapes and dtypes of values. What cannot be inferred stays unknown; weights are not copied."""
+    """Fill in the shapes and dtypes of values. What cannot be inferred stays unknown; weights are not copied.
+
+    Graph inputs and outputs keep the shapes that the model declares for them.
+    """
+    for value in _inner_values(model):
+        if value.shape is None and value.type is None:
+            value.meta[_INFERRED] = True
+    declared = [(value, value.shape) for value in _interface(model) if value.shape is not None]
     levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in _IR_LOGGERS]
     for logger, _ in levels:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)
     try:
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     finally:
         for logger, level in levels:
             logger.setLevel(level)
+        for value, shape in declared:
+            value.shape = shape
+
+
+def forget_inferred_shapes(model: ir.Model) -> None:
+    """Drop what :func:`infer_shapes` filled in, and what initializers say twice: a file need not store it."""
+    for value in _inner_values(model):
+        if value.meta.pop(_INFERRED, False):
+            value.shape, value.type = None, None
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            if not value.is_graph_input() and not value.is_graph_output():
+                value.shape, value.type = None, None
 
 
 def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
@@ -45,3 +69,16 @@ def _same_dim(x: int | ir.SymbolicDim, y: int | ir.SymbolicDim) -> bool:
     if isinstance(x, int) or isinstance(y, int):
         return x == y
     return x.value is not None and x.value == y.value
+
+
+def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
+    """Values between nodes: neither inputs nor outputs of a graph."""
+    for graph in all_graphs(model):
+        for node in graph:
+            yield from (output for output in node.outputs if not output.is_graph_output())
+
+
+def _interface(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in all_graphs(model):
+        yield from graph.inputs
+        yield from graph.outputs

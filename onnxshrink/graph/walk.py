@@ -57,3 +57,20 @@ def label(node: ir.Node) -> str:
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """Whether ``node`` is one of these operators of the default ONNX domain."""
     return node is not None and node.domain == "" and node.op_type in op_types
+
+
+_RANDOM_OPS = (
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
+
+
+def is_random(node: ir.Node) -> bool:
+    """Whether two runs of a standard operator on equal inputs may differ (a Dropout in training mode counts)."""
+    if node.op_type == "Dropout":
+        return len(node.inputs) > 2 and node.inputs[2] is not None
+    return node.op_type in _RANDOM_OPS

@@ -1,0 +1,36 @@
+"""Make ONNX models smaller and faster, and prove what that cost."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxshrink.calibration.dataset import Dataset
+    from onnxshrink.errors import OnnxShrinkError
+    from onnxshrink.inspection import inspect_model
+    from onnxshrink.recipe import Recipe
+    from onnxshrink.report.report import Report
+    from onnxshrink.shrink import compress
+
+__all__ = ["Dataset", "OnnxShrinkError", "Recipe", "Report", "compress", "inspect_model"]
+
+_HOMES = {
+    "Dataset": "onnxshrink.calibration.dataset",
+    "OnnxShrinkError": "onnxshrink.errors",
+    "Recipe": "onnxshrink.recipe",
+    "Report": "onnxshrink.report.report",
+    "compress": "onnxshrink.shrink",
+    "inspect_model": "onnxshrink.inspection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: the command line must start without numpy and the runtime."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxshrink' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

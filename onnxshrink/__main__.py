@@ -1,0 +1,7 @@
+"""``python -m onnxshrink``."""
+
+import sys
+
+from onnxshrink.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,125 @@
+"""``onnxshrink compress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from onnxshrink.cli.options import HELP, custom_op_lib_option, debug_option
+from onnxshrink.errors import RecipeError
+from onnxshrink.presets import DEFAULT_PRESET, PRESETS
+from onnxshrink.recipe import Recipe
+
+_PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
+
+
+@click.command(context_settings=HELP)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The file to write.")
+@click.option("--in-place", is_flag=True, help="Replace MODEL itself (without -o).")
+@click.option("--force", is_flag=True, help="Replace an existing output or report file.")
+@click.option("--preset", metavar="NAME", help=f"{_PRESET_HELP}. [default: {DEFAULT_PRESET}]")
+@click.option("--recipe", metavar="TEXT|FILE", help="Passes to apply instead of a preset: a line, or a .toml file.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="Samples to compare on: arrays named after the inputs, 'label' optional. [default: synthetic inputs]",
+)
+@click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the report as .json or .md; repeatable.",
+)
+@click.option("--no-measure", is_flag=True, help="Check the result, but measure no latency, memory or agreement.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the measured sessions; 0: all cores.")
+@click.option("--batch-size", type=click.IntRange(1), default=1, help="Samples per run when latency is measured.")
+@click.option("--latency-seconds", type=click.FloatRange(0.1), default=3.0, help="Time to spend on timing both models.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seeds random choices and synthetic inputs.")
+@click.option(
+    "--external-data/--inline",
+    "external_data",
+    default=None,
+    help="Weights in a file of their own, or in the model file. [default: external above 2 GiB]",
+)
+@click.option("--run-large", is_flag=True, help="Also run models with more than 1 GiB of weights.")
+@custom_op_lib_option
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every change and every skip.")
+@debug_option
+def compress(
+    model: Path,
+    output: Path | None,
+    in_place: bool,
+    force: bool,
+    preset: str | None,
+    recipe: str | None,
+    data: Path | None,
+    reports: tuple[Path, ...],
+    no_measure: bool,
+    threads: int,
+    batch_size: int,
+    latency_seconds: float,
+    seed: int,
+    external_data: bool | None,
+    run_large: bool,
+    custom_op_libs: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Make MODEL smaller, check the result, and report what that cost.
+
+    \b
+    Examples:
+      onnxshrink compress model.onnx -o small.onnx
+      onnxshrink compress model.onnx -o small.onnx --data eval.npz --report report.md
+      onnxshrink compress model.onnx -o pruned.onnx --recipe 'fold-batchnorm,prune-weights{sparsity=0.6}'
+    """
+    if output is None and not in_place:
+        raise click.UsageError("say where the result goes: -o FILE, or --in-place")
+    if preset is not None and recipe is not None:
+        raise click.UsageError("--preset and --recipe exclude each other")
+    passes = Recipe.read(recipe) if recipe is not None else None
+
+    from onnxshrink.cli.output import check_report_paths, progress_display, write_reports
+
+    check_report_paths(reports, force=force)
+
+    from onnxshrink.shrink import compress as run
+
+    with progress_display(quiet=quiet or as_json) as progress:
+        report = run(
+            model,
+            output,
+            preset=preset,
+            recipe=passes,
+            data=data,
+            seed=seed,
+            force=force,
+            in_place=in_place,
+            measure=not no_measure,
+            threads=threads,
+            batch_size=batch_size,
+            latency_seconds=latency_seconds,
+            custom_op_libs=custom_op_libs,
+            external_data=external_data,
+            run_large=run_large,
+            progress=progress,
+        )
+    write_reports(report, reports)
+    if as_json:
+        from onnxshrink.report.json_format import to_json
+
+        click.echo(to_json(report))
+    elif not quiet:
+        from rich.console import Console
+
+        from onnxshrink.report.terminal import render
+
+        render(report, Console(), verbose=verbose)

@@ -1,0 +1,121 @@
+"""What is measured of the original and the result, side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxshrink.calibration.dataset import Dataset, Feed
+from onnxshrink.graph.walk import all_nodes
+from onnxshrink.measure.accuracy import Accuracy, AccuracyMeter
+from onnxshrink.measure.compute import measure_compute
+from onnxshrink.measure.latency import LatencyComparison, compare_latency
+from onnxshrink.measure.memory import measure_peak_memory
+from onnxshrink.measure.session import Session, SessionSettings, open_session
+from onnxshrink.measure.size import measure_size
+from onnxshrink.numerics.agreement import Agreement, AgreementMeter
+from onnxshrink.report.report import ModelFacts
+
+_LOAD_REPEATS = 3
+_AGREEMENT_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How long a model takes to load and what memory a run needs."""
+
+    load_ms: tuple[float, ...] = ()
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result against the original, on the same data."""
+
+    agreement: Agreement
+    accuracy: Accuracy | None
+    latency: LatencyComparison
+    feed: Feed
+    original: Runtime
+    result: Runtime
+
+
+def compare_models(
+    original: Path,
+    result: Path,
+    data: Dataset,
+    settings: SessionSettings,
+    *,
+    batch_size: int,
+    latency_seconds: float,
+    seed: int,
+    progress: Callable[[str], None],
+) -> Comparison:
+    """Run both files with ONNX Runtime's optimisations on, as users will, and compare them.
+
+    Args:
+        batch_size: samples per run when latency is measured; agreement is measured in larger batches.
+    """
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(open_session(path, settings)) for path in (original, result))
+        progress("comparing outputs")
+        agreement, accuracy = _agreement(first, second, data)
+        progress("timing")
+        feed = next(data.batches(first.inputs, batch_size)).feed
+        latency = compare_latency(first, second, feed, budget_seconds=latency_seconds, seed=seed)
+    progress("measuring load time and memory")
+    runtimes = _runtimes((original, result), feed, settings)
+    return Comparison(agreement, accuracy, latency, feed, *runtimes)
+
+
+def _agreement(original: Session, result: Session, data: Dataset) -> tuple[Agreement, Accuracy | None]:
+    agreement, accuracy = AgreementMeter(), AccuracyMeter()
+    for batch in data.batches(original.inputs, _AGREEMENT_BATCH):
+        expected, actual = original.run(batch.feed), result.run(batch.feed)
+        agreement.add(expected, actual, batch.samples)
+        if batch.labels is not None:
+            accuracy.add(expected, actual, batch.labels)
+    return agreement.agreement(), accuracy.accuracy()
+
+
+def _runtimes(paths: tuple[Path, Path], feed: Feed, settings: SessionSettings) -> list[Runtime]:
+    """Load both models in turn, several times, and run each once in a process of its own."""
+    loads: tuple[list[float], list[float]] = ([], [])
+    for _ in range(_LOAD_REPEATS):
+        for path, times in zip(paths, loads, strict=True):
+            with open_session(path, settings) as session:
+                times.append(1000 * session.load_seconds)
+    peaks = [
+        measure_peak_memory(path, feed, threads=settings.threads, custom_op_libs=settings.custom_op_libs).bytes
+        for path in paths
+    ]
+    return [Runtime(tuple(times), peak) for times, peak in zip(loads, peaks, strict=True)]
+
+
+def model_facts(
+    model: ir.Model, file: Path, *, name: str, path: Path | None, sha256: str, runtime: Runtime, feed: Feed | None
+) -> ModelFacts:
+    """Everything about one model that is true without the other."""
+    return ModelFacts(
+        name=name,
+        path=None if path is None else str(path),
+        sha256=sha256,
+        size=measure_size(model, file),
+        nodes=operator_counts(model),
+        ir_version=model.ir_version,
+        opset_imports=dict(sorted(model.opset_imports.items())),
+        macs=measure_compute(model, feed).macs,
+        load_ms=runtime.load_ms,
+        peak_memory_bytes=runtime.peak_memory_bytes,
+    )
+
+
+def operator_counts(model: ir.Model) -> dict[str, int]:
+    """Nodes per operator, most frequent first; operators outside the default domain as ``domain::op``."""
+    names = (f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in all_nodes(model))
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,315 @@
+"""The straight line: load, apply the recipe's passes, check, measure original and result side by side, save, report."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxshrink.calibration.dataset import Dataset
+from onnxshrink.calibration.synthetic import synthetic_dataset
+from onnxshrink.errors import CheckError, FileAccessError, RecipeError
+from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
+from onnxshrink.graph.load_and_save import StagedModel, check_destination, file_digest, stage_model, weight_bytes
+from onnxshrink.graph.validity import complaint_of_checker
+from onnxshrink.measure.machine import this_machine, versions
+from onnxshrink.measure.session import Session, SessionSettings, evaluate_constants, open_session
+from onnxshrink.passes.base import Context, Effect
+from onnxshrink.passes.checks import CheckFailure, OutputCheck, agreement_of, rounding_tolerance
+from onnxshrink.passes.runner import PassRunner
+from onnxshrink.presets import DEFAULT_PRESET, find_preset
+from onnxshrink.provenance import stamp, stamp_bytes
+from onnxshrink.recipe import Recipe
+from onnxshrink.report.report import DataFacts, PassRecord, Report
+from onnxshrink.source import ModelLike, Source, open_source
+
+RUN_LIMIT_BYTES = 2**30
+"""Models with more bytes of weights are not run unless asked: a run takes several times their size in memory."""
+
+CHECK_SAMPLES = 4
+"""Samples on which outputs are compared before and after passes."""
+
+_OPTIMIZED_SLACK = 10
+"""ONNX Runtime's own optimisations reorder arithmetic too: the final check allows this many times the tolerance."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to do to the model, whichever way the user said it."""
+
+    preset: str | None
+    recipe: Recipe
+    max_relative_error: float | None
+
+
+@dataclass(frozen=True)
+class _Result:
+    """The compressed model, the file it is in now, and the file it will be in (None: nowhere)."""
+
+    model: ir.Model
+    file: Path
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The data to run the models on, and the check that passes have to hold against."""
+
+    data: Dataset
+    check: OutputCheck
+
+
+def compress(
+    model: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    preset: str | None = None,
+    recipe: str | Recipe | None = None,
+    data: str | os.PathLike[str] | Dataset | None = None,
+    seed: int = 0,
+    force: bool = False,
+    in_place: bool = False,
+    measure: bool = True,
+    threads: int = 0,
+    batch_size: int = 1,
+    latency_seconds: float = 3.0,
+    custom_op_libs: Sequence[str] = (),
+    external_data: bool | None = None,
+    run_large: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Compress a model, check the result, compare it with the original, and write it.
+
+    Args:
+        model: a path, a ``ModelProto`` or an ``onnx_ir.Model``; a model in memory is not changed.
+        output: the file to write; None writes nothing, the report tells what would come out.
+        preset: name of a preset; ``safe`` when neither preset nor recipe is given.
+        recipe: passes to apply instead of a preset: a line of text, a ``.toml`` file, or a :class:`Recipe`.
+        data: samples to compare on (an ``.npz`` file or a :class:`Dataset`); None makes synthetic inputs up.
+        seed: seeds every random choice, and synthetic inputs.
+        force: replace an existing output file.
+        in_place: replace the input file when no other output is given.
+        measure: compare latency, load time, memory and outputs; the checks of each pass are made in any case.
+        threads: intra-op threads of the measured sessions; 0 lets ONNX Runtime decide.
+        batch_size: samples per run when latency is measured, where the model's inputs allow it.
+        latency_seconds: time to spend on timing both models.
+        custom_op_libs: shared libraries that register custom operators.
+        external_data: write weights to a file of their own; None decides by size.
+        run_large: also run models with more than 1 GiB of weights.
+        progress: called with the name of each step.
+
+    Raises:
+        OnnxShrinkError: one of its subclasses; nothing is written then.
+    """
+    plan = _plan(preset, recipe)
+    tell = progress or (lambda _: None)
+    settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
+    destination = _destination(model, output, force=force, in_place=in_place)
+    tell("loading")
+    with open_source(model) as source:
+        trial = None
+        if run_large or weight_bytes(source.model) <= RUN_LIMIT_BYTES:
+            trial = _trial(source, data, plan, settings, seed=seed, batch_size=batch_size)
+        runner = PassRunner(Context(seed, evaluate_constants), trial.check if trial else None, tell)
+        result, records = runner.run(source.model, plan.recipe)
+        stamp(result, plan.recipe, input_sha256=source.sha256, seed=seed)
+        tell("checking the result")
+        with _staged(result, destination, external_data) as staged:
+            _verify(source, staged, trial, records)
+            comparison = None
+            if measure and trial is not None:
+                comparison = compare_models(
+                    source.file,
+                    staged.path,
+                    trial.data,
+                    settings,
+                    batch_size=batch_size,
+                    latency_seconds=latency_seconds,
+                    seed=seed,
+                    progress=tell,
+                )
+            report = _report(
+                source,
+                _Result(result, staged.path, destination),
+                plan,
+                records,
+                trial,
+                comparison,
+                settings=settings,
+                batch_size=batch_size,
+                seed=seed,
+            )
+            if destination is not None:
+                staged.commit()
+    return report
+
+
+def _plan(preset: str | None, recipe: str | Recipe | None) -> _Plan:
+    if preset is not None and recipe is not None:
+        raise RecipeError("give a preset or a recipe, not both")
+    if recipe is not None:
+        return _Plan(None, recipe if isinstance(recipe, Recipe) else Recipe.read(recipe), None)
+    name = preset or DEFAULT_PRESET
+    found = find_preset(name)
+    return _Plan(name, found.recipe, found.max_relative_error)
+
+
+def _destination(
+    model: ModelLike, output: str | os.PathLike[str] | None, *, force: bool, in_place: bool
+) -> Path | None:
+    """The file to write, refused before any work when it must not or cannot be written."""
+    origin = Path(model) if isinstance(model, str | os.PathLike) else None
+    if output is None and not in_place:
+        return None
+    if output is None and origin is None:
+        raise FileAccessError("a model in memory has no file to replace: give an output")
+    destination = Path(output) if output is not None else origin
+    assert destination is not None
+    same = origin is not None and destination.exists() and origin.exists() and destination.samefile(origin)
+    if same and not in_place:
+        raise FileAccessError(f"{destination} is the input: use --in-place to replace it")
+    check_destination(destination, force=force or same)
+    return destination
+
+
+def _trial(
+    source: Source,
+    data: str | os.PathLike[str] | Dataset | None,
+    plan: _Plan,
+    settings: SessionSettings,
+    *,
+    seed: int,
+    batch_size: int,
+) -> _Trial:
+    """Run the original on a few samples, ONNX Runtime's own optimisations off: what passes are held against."""
+    plain = replace(settings, optimized=False)
+    with open_session(source.file, plain) as session:
+        samples = _samples(data, source.model, session, seed=seed, batch_size=batch_size)
+        feeds = [batch.feed for batch in samples.batches(session.inputs, 1, limit=CHECK_SAMPLES)]
+        reference = [session.run(feed) for feed in feeds]
+        again = session.run(feeds[0])
+    deterministic = agreement_of(reference[:1], [again]).equal_share == 1
+    check = OutputCheck(
+        feeds, reference, plain, deterministic, rounding_tolerance(source.model), plan.max_relative_error
+    )
+    return _Trial(samples, check)
+
+
+def _samples(
+    data: str | os.PathLike[str] | Dataset | None, model: ir.Model, session: Session, *, seed: int, batch_size: int
+) -> Dataset:
+    if data is None:
+        return synthetic_dataset(model, session, seed=seed, batch_size=batch_size)
+    if isinstance(data, Dataset):
+        return data
+    return Dataset.from_npz(data, session.inputs)
+
+
+@contextmanager
+def _staged(model: ir.Model, destination: Path | None, external_data: bool | None) -> Iterator[StagedModel]:
+    """The result as a file beside its destination, or in a temporary folder when nothing is to be written."""
+    if destination is not None:
+        with stage_model(model, destination, external=external_data) as staged:
+            yield staged
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder,
+        stage_model(model, Path(folder, "result.onnx"), external=external_data) as staged,
+    ):
+        yield staged
+
+
+def _verify(source: Source, staged: StagedModel, trial: _Trial | None, records: Sequence[PassRecord]) -> None:
+    """Check the written file as users will run it, ONNX Runtime's optimisations on; CheckError when it fails."""
+    complaint = complaint_of_checker(staged.path)
+    if complaint is not None and complaint_of_checker(source.file) is None:
+        raise CheckError(f"the result is not valid ONNX, nothing was written: {complaint}")
+    if trial is None:
+        return
+    lossy = any(record.effect == "lossy" and record.status == "applied" for record in records)
+    check = replace(
+        trial.check,
+        settings=replace(trial.check.settings, optimized=True),
+        rounding_tolerance=_OPTIMIZED_SLACK * trial.check.rounding_tolerance,
+    )
+    try:
+        after = check.outputs(staged.path)
+        check.compare(check.reference, after, Effect.LOSSY if lossy else Effect.ROUNDING)
+    except CheckFailure as failure:
+        raise CheckError(f"the result failed its check, nothing was written: {failure}") from failure
+
+
+def _report(
+    source: Source,
+    result: _Result,
+    plan: _Plan,
+    records: tuple[PassRecord, ...],
+    trial: _Trial | None,
+    comparison: Comparison | None,
+    *,
+    settings: SessionSettings,
+    batch_size: int,
+    seed: int,
+) -> Report:
+    feed = comparison.feed if comparison else None
+    report = Report(
+        versions=versions(),
+        machine=this_machine(),
+        preset=plan.preset,
+        recipe=str(plan.recipe),
+        seed=seed,
+        original=model_facts(
+            source.model,
+            source.file,
+            name=source.name,
+            path=source.path,
+            sha256=source.sha256,
+            runtime=comparison.original if comparison else Runtime(),
+            feed=feed,
+        ),
+        result=model_facts(
+            result.model,
+            result.file,
+            name=result.path.name if result.path else source.name,
+            path=result.path,
+            sha256=file_digest(result.file, result.model),
+            runtime=comparison.result if comparison else Runtime(),
+            feed=feed,
+        ),
+        passes=records,
+        threads=settings.threads,
+        batch_size=batch_size if comparison else None,
+        data=_data_facts(trial.data) if trial else None,
+        agreement=comparison.agreement if comparison else None,
+        latency=comparison.latency if comparison else None,
+        accuracy=comparison.accuracy if comparison else None,
+    )
+    return replace(report, notes=tuple(_notes(report, trial, stamp_bytes(result.model))))
+
+
+def _data_facts(data: Dataset) -> DataFacts:
+    return DataFacts(data.description, data.digest, data.samples, data.synthetic, data.synthetic_seed)
+
+
+def _notes(report: Report, trial: _Trial | None, provenance_bytes: int) -> Iterator[str]:
+    """What a reader must know before believing the numbers."""
+    if trial is None:
+        gib = report.original.size.file_bytes / 2**30
+        yield f"the model takes {gib:.1f} GiB and was not run: it was checked for validity only (--run-large runs it)"
+    elif not trial.check.deterministic:
+        yield "the original's outputs change from run to run: only their shapes were compared"
+    if trial is not None and trial.data.synthetic:
+        yield f"no data was given: outputs were compared on {trial.data.description}; accuracy is unknown"
+    if trial is not None and report.agreement is None:
+        yield "latency, memory and agreement were not measured"
+    grown = report.result.size.file_bytes - report.original.size.file_bytes
+    if grown > 0:
+        extra = f", {provenance_bytes} of them the record of how it was made" if provenance_bytes else ""
+        yield f"the result is {grown:,} bytes larger than the original{extra}"
+    if report.latency is not None and report.latency.significant and report.latency.ratio > 1:
+        yield f"the result is slower on this machine: {report.latency.verdict}"
