@@ -11,11 +11,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from onnxshrink.atomic_files import check_destination
 from onnxshrink.calibration.dataset import Dataset
 from onnxshrink.calibration.synthetic import synthetic_dataset
 from onnxshrink.errors import CheckError, FileAccessError, RecipeError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
-from onnxshrink.graph.load_and_save import StagedModel, check_destination, file_digest, stage_model, weight_bytes
+from onnxshrink.graph.load import file_digest, weight_bytes
+from onnxshrink.graph.save import StagedModel, stage_model
 from onnxshrink.graph.validity import complaint_of_checker
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.session import Session, SessionSettings, evaluate_constants, open_session

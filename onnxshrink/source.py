@@ -12,7 +12,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from onnxshrink.graph.load_and_save import file_digest, from_proto, load_model, stage_model
+from onnxshrink.graph.load import file_digest, from_proto, load_model
+from onnxshrink.graph.save import stage_model
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 
@@ -43,7 +44,7 @@ def open_source(model: ModelLike) -> Iterator[Source]:
     """Load a model from a path, a ``ModelProto`` or an ``ir.Model``; neither is changed.
 
     Raises:
-        FileAccessError, ModelError: see :func:`~onnxshrink.graph.load_and_save.load_model`.
+        FileAccessError, ModelError: see :func:`~onnxshrink.graph.load.load_model`.
     """
     if isinstance(model, str | os.PathLike):
         path = Path(model)

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from onnxshrink.cli.options import HELP, custom_op_lib_option, debug_option
-from onnxshrink.errors import RecipeError
 from onnxshrink.presets import DEFAULT_PRESET, PRESETS
 from onnxshrink.recipe import Recipe
 

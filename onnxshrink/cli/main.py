@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,12 +88,15 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors end in one line on standard error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up when a CI system ends the job, too
     try:
         return _run(arguments)
     except Exception as error:  # the last resort: a defect is reported as one line too
         if "--debug" in arguments:
             raise
-        return _fail(f"internal error: {type(error).__name__}: {first_line(error)} (--debug shows where)", 70)
+        return _fail(
+            f"internal error: {type(error).__name__}: {first_line(error)} (--debug shows where)", INTERNAL_ERROR
+        )
 
 
 def _run(arguments: list[str]) -> int:

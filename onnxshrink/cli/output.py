@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxshrink.errors import FileAccessError
-from onnxshrink.graph.load_and_save import check_destination, write_text_atomically
+from onnxshrink.atomic_files import check_destination, write_text_atomically
 
 if TYPE_CHECKING:
     from onnxshrink.report.report import Report

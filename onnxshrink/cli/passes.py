@@ -44,7 +44,7 @@ def _table() -> str:
             lines.append(f"{'':<20} {'':<9} fields: {fields}")
     lines += [
         "",
-        "exact: bit-identical outputs; rounding: reordered arithmetic; lossy: values change, and the report says how far.",
+        "exact: bit-identical outputs. rounding: reordered arithmetic. lossy: values change; the report says how far.",
         "`onnxshrink passes NAME` explains one. A recipe lists passes: 'fold-batchnorm,prune-weights{sparsity=0.6}'.",
     ]
     return "\n".join(lines)

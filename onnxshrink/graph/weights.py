@@ -79,9 +79,9 @@ def weight_uses(model: ir.Model, op_types: tuple[str, ...] = WEIGHT_OPS) -> Iter
     A weight used by several nodes is yielded once for each. Biases and initial states are not weights.
     """
     for node in all_nodes(model):
-        if node.domain != "" or node.op_type not in op_types:
+        if node.op_type not in op_types:
             continue
-        for index, axes in _WEIGHT_INPUTS[node.op_type](node):
+        for index, axes in weight_operands(node):
             value = node.inputs[index] if index < len(node.inputs) else None
             tensor = constant_tensor(value)
             if value is None or tensor is None or not tensor.dtype.is_floating_point():
@@ -89,3 +89,12 @@ def weight_uses(model: ir.Model, op_types: tuple[str, ...] = WEIGHT_OPS) -> Iter
             ndim = len(tensor.shape)
             if all(-ndim <= axis < ndim for axis in axes):
                 yield WeightUse(node, index, value, tuple(axis % ndim for axis in axes))
+
+
+def weight_operands(node: ir.Node) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Where ``node`` takes weights: (position among its inputs, channel axes), constant or not.
+
+    Axes may be negative, and may be out of range for a weight that broadcasts.
+    """
+    if node.domain == "" and node.op_type in _WEIGHT_INPUTS:
+        yield from _WEIGHT_INPUTS[node.op_type](node)

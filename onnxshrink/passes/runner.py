@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from onnxshrink.errors import OnnxShrinkError, first_line
-from onnxshrink.graph.load_and_save import serialized_bytes
+from onnxshrink.graph.save import serialized_bytes
 from onnxshrink.graph.shapes import forget_inferred_shapes, infer_shapes
 from onnxshrink.graph.walk import all_nodes
 from onnxshrink.passes.base import Context, Effect, Pass, PassResult

@@ -1,0 +1,152 @@
+"""``ir.Model`` to files: staged beside the destination, flushed, and put in place in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import onnx
+import onnx_ir as ir
+from onnx.external_data_helper import _get_all_tensors
+
+from onnxshrink.atomic_files import check_destination, flush_to_disk
+from onnxshrink.errors import FileAccessError, first_line
+from onnxshrink.graph.load import uses_external_files, weight_bytes
+from onnxshrink.graph.walk import all_graphs
+
+PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
+"""A protobuf message ends at 2 GiB; what is larger needs external data. One MiB is left for the graph itself."""
+
+KEEP_EXTERNAL_ABOVE_BYTES = 256 * 2**20
+"""A model that came with external data keeps it above this size: writing it inline would hold it in memory twice."""
+
+_SMALL_TENSOR_BYTES = 4096
+
+
+def serialized_bytes(model: ir.Model) -> int:
+    """The size of the model as a file, exact to a few bytes per tensor, without copying its large weights."""
+    values = [value for graph in all_graphs(model) for value in graph.initializers.values()]
+    large = [
+        (value, tensor)
+        for value in values
+        if (tensor := value.const_value) is not None and tensor.nbytes > _SMALL_TENSOR_BYTES
+    ]
+    stand_in = ir.tensor([0], dtype=ir.DataType.UINT8)
+    try:
+        for value, _ in large:
+            value.const_value = ir.Tensor(stand_in.numpy(), name=value.name)
+        graph_bytes = ir.to_proto(model).ByteSize()
+    finally:
+        for value, tensor in large:
+            value.const_value = tensor
+    return int(graph_bytes) + sum(int(tensor.nbytes) + 2 * len(tensor.shape) for _, tensor in large)
+
+
+class StagedModel:
+    """A model written under a temporary name beside its destination, to be checked and then put in place.
+
+    Use it as a context manager: what is not committed is deleted on the way out, also on errors and Ctrl-C.
+    """
+
+    def __init__(self, folder: Path, path: Path, destination: Path) -> None:
+        self._folder = folder
+        self._destination = destination
+        self.path = path
+
+    def commit(self) -> None:
+        """Move the model to its destination. The ``.onnx`` file is renamed last, in one step."""
+        staged = [part for part in sorted(self._folder.iterdir()) if part != self.path]
+        try:
+            outdated = _outdated_data_files(self._destination, {part.name for part in staged})
+            for part in staged:
+                os.replace(part, self._destination.parent / part.name)
+            os.replace(self.path, self._destination)
+            flush_to_disk(self._destination.parent)
+        except OSError as error:
+            raise FileAccessError(f"cannot write {self._destination}: {error.strerror}") from error
+        for part in outdated:
+            part.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def stage_model(model: ir.Model, destination: Path, *, external: bool | None = None) -> StagedModel:
+    """Write ``model`` beside ``destination`` and flush it to disk, without touching the destination.
+
+    Args:
+        external: whether weights go to a data file of their own; None decides by size (always above 2 GiB).
+
+    Raises:
+        FileAccessError: the folder cannot be written, or the disk is full.
+    """
+    total = weight_bytes(model)
+    if external is None:
+        external = total > KEEP_EXTERNAL_ABOVE_BYTES and uses_external_files(model)
+    external = external or total > PROTOBUF_LIMIT_BYTES
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    except OSError as error:
+        raise FileAccessError(f"cannot write to {destination.parent}: {error.strerror}") from error
+    staged = StagedModel(folder, folder / destination.name, destination)
+    try:
+        if external:
+            _write_with_data_file(model, staged.path)
+        else:
+            _write_inline(model, staged.path)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise FileAccessError(f"cannot write {destination}: {error.strerror or first_line(error)}") from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return staged
+
+
+def save_model(model: ir.Model, destination: Path, *, force: bool = False, external: bool | None = None) -> None:
+    """Write a model atomically; see :func:`stage_model` and :func:`check_destination` for what is refused."""
+    check_destination(destination, force=force)
+    with stage_model(model, destination, external=external) as staged:
+        staged.commit()
+
+
+def _write_inline(model: ir.Model, path: Path) -> None:
+    data = ir.to_proto(model).SerializeToString(deterministic=True)
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _write_with_data_file(model: ir.Model, path: Path) -> None:
+    """Weights go to ``NAME.HASH.data``: a name of its own per content, so that replacing the model stays atomic."""
+    data = path.with_name("data")
+    ir.save(model, path, external_data=data.name)
+    with data.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    final = f"{path.name}.{digest}.data"
+    proto = onnx.load(path, load_external_data=False)
+    for tensor in _get_all_tensors(proto):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = final
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    data.rename(path.with_name(final))
+    flush_to_disk(path)
+    flush_to_disk(path.with_name(final))
+
+
+def _outdated_data_files(destination: Path, kept: set[str]) -> list[Path]:
+    """Data files that this tool wrote for an earlier model of the same name."""
+    pattern = f"{destination.name}.????????????.data"
+    return [part for part in destination.parent.glob(pattern) if part.name not in kept]
