@@ -100,12 +100,12 @@ def _runtimes(paths: tuple[Path, Path], feed: Feed, settings: SessionSettings) -
 def model_facts(
     model: ir.Model, file: Path, *, name: str, path: Path | None, sha256: str, runtime: Runtime, feed: Feed | None
 ) -> ModelFacts:
-    """Everything about one model that is true without the other."""
+    """Everything about one model that is true without the other. Without ``feed`` it takes no long measurement."""
     return ModelFacts(
         name=name,
         path=None if path is None else str(path),
         sha256=sha256,
-        size=measure_size(model, file),
+        size=measure_size(model, file, compressed=feed is not None),
         nodes=operator_counts(model),
         ir_version=model.ir_version,
         opset_imports=dict(sorted(model.opset_imports.items())),

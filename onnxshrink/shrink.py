@@ -16,7 +16,7 @@ from onnxshrink.calibration.dataset import Dataset
 from onnxshrink.calibration.synthetic import synthetic_dataset
 from onnxshrink.errors import CheckError, FileAccessError, RecipeError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
-from onnxshrink.graph.load import file_digest, weight_bytes
+from onnxshrink.graph.load import file_digest, load_model, uses_external_files, weight_bytes
 from onnxshrink.graph.save import StagedModel, stage_model
 from onnxshrink.graph.validity import complaint_of_checker
 from onnxshrink.measure.machine import this_machine, versions
@@ -137,7 +137,7 @@ def compress(
                 )
             report = _report(
                 source,
-                _Result(result, staged.path, destination),
+                _Result(_as_written(result, staged.path), staged.path, destination),
                 plan,
                 records,
                 trial,
@@ -292,6 +292,11 @@ def _report(
         accuracy=comparison.accuracy if comparison else None,
     )
     return replace(report, notes=tuple(_notes(report, trial, stamp_bytes(result.model))))
+
+
+def _as_written(model: ir.Model, file: Path) -> ir.Model:
+    """The model with its external data, if any, where ``file`` has it."""
+    return load_model(file) if uses_external_files(model) else model
 
 
 def _data_facts(data: Dataset) -> DataFacts:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -47,10 +48,27 @@ def from_proto(proto: onnx.ModelProto, path: Path | None = None) -> ir.Model:
         if path is not None:
             for graph in all_graphs(model):
                 ir.external_data.set_base_dir(graph, path.absolute().parent)
+            _read_inner_external_data(model)
         TopologicalSortPass()(model)
     except Exception as error:  # onnx_ir reports a damaged graph by whatever its reading code runs into
         raise ModelError(f"{name} is not a valid ONNX model: {first_line(error)}") from error
     return model
+
+
+def _read_inner_external_data(model: ir.Model) -> None:
+    """Take external data outside the main graph's initializers into memory: there it is rare and small."""
+    for graph in all_graphs(model):
+        for value in graph.initializers.values() if graph is not model.graph else ():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _in_memory(value.const_value)
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if isinstance(attribute.value, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
+
+
+def _in_memory(tensor: ir.ExternalTensor) -> ir.Tensor[np.ndarray]:
+    return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def file_digest(path: Path, model: ir.Model) -> str:

@@ -6,6 +6,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,21 +32,28 @@ _SMALL_TENSOR_BYTES = 4096
 
 def serialized_bytes(model: ir.Model) -> int:
     """The size of the model as a file, exact to a few bytes per tensor, without copying its large weights."""
-    values = [value for graph in all_graphs(model) for value in graph.initializers.values()]
+    with _large_tensors_set_aside(all_graphs(model)) as large:
+        graph_bytes = ir.to_proto(model).ByteSize()
+    return int(graph_bytes) + sum(int(tensor.nbytes) + 2 * len(tensor.shape) for tensor in large.values())
+
+
+@contextmanager
+def _large_tensors_set_aside(graphs: Iterable[ir.Graph]) -> Iterator[Mapping[str, ir.TensorProtocol]]:
+    """Inside the block, initializers that are large or on disk hold one byte each. Yields their tensors by name."""
     large = [
         (value, tensor)
-        for value in values
-        if (tensor := value.const_value) is not None and tensor.nbytes > _SMALL_TENSOR_BYTES
+        for graph in graphs
+        for value in graph.initializers.values()
+        if (tensor := value.const_value) is not None
+        and (tensor.nbytes > _SMALL_TENSOR_BYTES or isinstance(tensor, ir.ExternalTensor))
     ]
-    stand_in = ir.tensor([0], dtype=ir.DataType.UINT8)
     try:
         for value, _ in large:
-            value.const_value = ir.Tensor(stand_in.numpy(), name=value.name)
-        graph_bytes = ir.to_proto(model).ByteSize()
+            value.const_value = ir.tensor([0], dtype=ir.DataType.UINT8, name=value.name)
+        yield {value.name or "": tensor for value, tensor in large}
     finally:
         for value, tensor in large:
             value.const_value = tensor
-    return int(graph_bytes) + sum(int(tensor.nbytes) + 2 * len(tensor.shape) for _, tensor in large)
 
 
 class StagedModel:
@@ -121,11 +130,55 @@ def save_model(model: ir.Model, destination: Path, *, force: bool = False, exter
 
 
 def _write_inline(model: ir.Model, path: Path) -> None:
-    data = ir.to_proto(model).SerializeToString(deterministic=True)
+    """Write one protobuf message, its large initializers one after the other: memory holds one of them at a time."""
+    with _large_tensors_set_aside([model.graph]) as large:
+        proto = ir.to_proto(model)
+    small = [tensor for tensor in proto.graph.initializer if tensor.name not in large]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(small)
+    graph = proto.graph.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    graph_bytes = len(graph) + sum(_field_bytes(len(_tensor_message(name, tensor))) for name, tensor in large.items())
     with path.open("wb") as stream:
-        stream.write(data)
+        stream.write(proto.SerializeToString(deterministic=True))
+        stream.write(_field_header(_MODEL_GRAPH, graph_bytes))
+        stream.write(graph)
+        for name, tensor in large.items():
+            message = _tensor_message(name, tensor)
+            stream.write(_field_header(_GRAPH_INITIALIZER, len(message)))
+            stream.write(message)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+_MODEL_GRAPH = onnx.ModelProto.GRAPH_FIELD_NUMBER
+_GRAPH_INITIALIZER = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
+
+
+def _tensor_message(name: str, tensor: ir.TensorProtocol) -> bytes:
+    """One serialized TensorProto with its values inside."""
+    inline = ir.Tensor(tensor.numpy(), dtype=tensor.dtype) if isinstance(tensor, ir.ExternalTensor) else tensor
+    message = ir.serde.serialize_tensor(inline)
+    message.name = name
+    return bytes(message.SerializeToString(deterministic=True))
+
+
+def _field_header(number: int, length: int) -> bytes:
+    """Tag and length of an embedded message in the protobuf wire format (https://protobuf.dev/programming-guides/encoding/)."""
+    return _varint(number << 3 | 2) + _varint(length)
+
+
+def _field_bytes(length: int) -> int:
+    return len(_field_header(_GRAPH_INITIALIZER, length)) + length
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _write_with_data_file(model: ir.Model, path: Path) -> None:
