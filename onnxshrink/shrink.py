@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxshrink.atomic_files import check_destination
+from onnxshrink.calibration.channel_means import measure_channel_means
 from onnxshrink.calibration.dataset import Dataset
 from onnxshrink.calibration.synthetic import synthetic_dataset
 from onnxshrink.errors import CheckError, FileAccessError, RecipeError
@@ -117,7 +118,7 @@ def compress(
         trial = None
         if run_large or weight_bytes(source.model) <= RUN_LIMIT_BYTES:
             trial = _trial(source, data, plan, settings, seed=seed, batch_size=batch_size)
-        runner = PassRunner(Context(seed, evaluate_constants), trial.check if trial else None, tell)
+        runner = PassRunner(_context(trial, seed), trial.check if trial else None, tell)
         result, records = runner.run(source.model, plan.recipe)
         stamp(result, plan.recipe, input_sha256=source.sha256, seed=seed)
         tell("checking the result")
@@ -210,6 +211,17 @@ def _samples(
     if isinstance(data, Dataset):
         return data
     return Dataset.from_npz(data, session.inputs)
+
+
+def _context(trial: _Trial | None, seed: int) -> Context:
+    """What passes may ask for; one thread, so that the same data gives the same statistics."""
+    if trial is None:
+        return Context(seed, evaluate_constants)
+    check = trial.check
+    settings = replace(check.settings, threads=1)
+    return Context(
+        seed, evaluate_constants, lambda model, axes: measure_channel_means(model, axes, check.feeds, settings)
+    )
 
 
 @contextmanager

@@ -77,9 +77,10 @@ class Dataset:
         """
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                if not isinstance(archive, np.lib.npyio.NpzFile):
-                    raise DataError(f"{path} is not an .npz archive")
+            archive = np.load(path, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} is not an .npz archive")
+            with archive:
                 arrays = {name: archive[name] for name in archive.files}
         except FileNotFoundError:
             raise FileAccessError(f"the data file {path} does not exist") from None

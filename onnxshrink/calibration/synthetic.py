@@ -49,7 +49,7 @@ def synthetic_dataset(
         arrays = {spec.name: np.stack([feed[spec.name] for feed in feeds]) for spec in session.inputs}
         return Dataset(arrays, f"synthetic inputs, seed {seed}", synthetic_seed=seed)
     shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in session.inputs)
-    raise DataError(f"no synthetic input fits the model ({shapes}): give real samples with --data") from failure
+    raise DataError(f"no synthetic input fits the model ({shapes}): give samples with --data ({failure})") from failure
 
 
 def _size_candidates(inputs: Sequence[TensorSpec]) -> Iterator[tuple[int, int]]:

@@ -65,6 +65,17 @@ def _no_evaluation(model: ir.Model) -> Mapping[str, np.ndarray]:
     raise RuntimeError("this context cannot evaluate models")
 
 
+ChannelMeans = Callable[["ir.Model", "Mapping[ir.Value, int]"], "Mapping[ir.Value, np.ndarray]"]
+"""Mean activations on the data at hand: (model, axis by value) → mean over all other axes and samples, by value.
+
+Values that cannot be observed, such as those inside subgraphs, are left out.
+"""
+
+
+def _no_means(model: ir.Model, axes: Mapping[ir.Value, int]) -> Mapping[ir.Value, np.ndarray]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Context:
     """What a pass may know beside the model.
@@ -72,10 +83,12 @@ class Context:
     Attributes:
         seed: seeds every random choice, so that the same input gives the same bytes.
         evaluate: evaluates constant subgraphs with the runtime's own kernels, which keeps folding bit-exact.
+        channel_means: measures mean activations per channel; without data it knows none.
     """
 
     seed: int = 0
     evaluate: Evaluate = field(default=_no_evaluation)
+    channel_means: ChannelMeans = field(default=_no_means)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class PassRunner:
 
     def run(self, model: ir.Model, recipe: Recipe) -> tuple[ir.Model, tuple[PassRecord, ...]]:
         """Apply every pass that holds its promises. Returns the new model and one record per pass, in order."""
+        model = model.clone()
         forget_inferred_shapes(model)
         outputs = self.check.reference if self.check else ()
         records: list[PassRecord] = []

@@ -1,0 +1,126 @@
+"""Files appear whole or not at all, with the right bytes, inline or external."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from onnxshrink.atomic_files import write_text_atomically
+from onnxshrink.errors import FileAccessError
+from onnxshrink.graph import save
+from onnxshrink.graph.load import load_model
+from onnxshrink.graph.save import save_model, serialized_bytes, stage_model
+from tests.support import model_from_text, outputs
+
+TEXT = '<ir_version: 8, opset_import: ["" : 13]> g (float[n,64] x) => (float[n,64] y) { h = MatMul(x, w) y = Add(h, b) }'
+RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "w": RNG.standard_normal((64, 64), np.float32),
+    "b": RNG.standard_normal(64, np.float32),
+}
+
+
+def _model() -> ir.Model:
+    return model_from_text(TEXT, **WEIGHTS)
+
+
+def _constants(path: Path) -> dict[str, bytes]:
+    return {tensor.name: onnx.numpy_helper.to_array(tensor).tobytes() for tensor in onnx.load(path).graph.initializer}
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_weights_come_back_bit_for_bit(external: bool, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    save_model(_model(), path, external=external)
+    onnx.checker.check_model(str(path), full_check=True)
+    assert _constants(path) == {name: array.tobytes() for name, array in WEIGHTS.items()}
+    assert len(list(tmp_path.iterdir())) == 1 + external
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_the_same_model_gives_the_same_bytes(external: bool, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        save_model(_model(), tmp_path / folder / "m.onnx", external=external)
+    first, second = ([part.read_bytes() for part in sorted((tmp_path / f).iterdir())] for f in ("a", "b"))
+    assert first == second
+
+
+def test_serialized_bytes_is_the_size_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    save_model(_model(), path)
+    assert abs(serialized_bytes(_model()) - path.stat().st_size) <= 4 * len(WEIGHTS)
+
+
+def test_replacing_a_model_with_external_data_leaves_no_old_data_behind(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    save_model(_model(), path, external=True)
+    other = model_from_text(TEXT, w=2 * WEIGHTS["w"], b=WEIGHTS["b"])
+    save_model(other, path, external=True, force=True)
+    assert len(list(tmp_path.iterdir())) == 2
+    feeds = {"x": np.eye(64, dtype=np.float32)}
+    np.testing.assert_array_equal(outputs(load_model(path), feeds)["y"], outputs(other, feeds)["y"])
+
+
+def test_above_the_protobuf_limit_weights_go_to_a_file_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(save, "PROTOBUF_LIMIT_BYTES", 1000)
+    save_model(_model(), tmp_path / "m.onnx", external=False)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_external_model_can_be_saved_inline(tmp_path: Path) -> None:
+    save_model(_model(), tmp_path / "m.onnx", external=True)
+    save_model(load_model(tmp_path / "m.onnx"), tmp_path / "inline.onnx", external=False)
+    assert _constants(tmp_path / "inline.onnx") == {name: array.tobytes() for name, array in WEIGHTS.items()}
+    assert (tmp_path / "inline.onnx").stat().st_size > 64 * 64 * 4
+
+
+def test_what_is_not_committed_leaves_nothing_behind(tmp_path: Path) -> None:
+    with stage_model(_model(), tmp_path / "m.onnx") as staged:
+        assert staged.path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FileAccessError, match="No space left on device"):
+        save_model(_model(), path, force=True)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_refused_destinations(tmp_path: Path) -> None:
+    existing = tmp_path / "m.onnx"
+    existing.write_bytes(b"old")
+    for destination, message in [
+        (tmp_path, "is a folder"),
+        (existing, "exists: use --force"),
+        (tmp_path / "no" / "m.onnx", "does not exist: create it first"),
+    ]:
+        with pytest.raises(FileAccessError, match=message):
+            save_model(_model(), destination)
+    assert existing.read_bytes() == b"old"
+
+
+def test_text_files_are_replaced_in_one_step_and_readable_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "r.md"
+    write_text_atomically(path, "one")
+    write_text_atomically(path, "two")
+    assert path.read_text() == "two"
+    assert list(tmp_path.iterdir()) == [path]
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
