@@ -15,11 +15,12 @@ from onnxshrink.atomic_files import check_destination
 from onnxshrink.calibration.channel_means import measure_channel_means
 from onnxshrink.calibration.dataset import Dataset
 from onnxshrink.calibration.synthetic import synthetic_dataset
-from onnxshrink.errors import CheckError, FileAccessError, RecipeError
+from onnxshrink.errors import CheckError, FileAccessError, ModelError, RecipeError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
 from onnxshrink.graph.load import file_digest, load_model, uses_external_files, weight_bytes
 from onnxshrink.graph.save import StagedModel, stage_model
 from onnxshrink.graph.validity import complaint_of_checker
+from onnxshrink.graph.walk import custom_domains
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.session import Session, SessionSettings, evaluate_constants, open_session
 from onnxshrink.passes.base import Context, Effect
@@ -191,7 +192,7 @@ def _trial(
 ) -> _Trial:
     """Run the original on a few samples, ONNX Runtime's own optimisations off: what passes are held against."""
     plain = replace(settings, optimized=False)
-    with open_session(source.file, plain) as session:
+    with _original_session(source, plain) as session:
         samples = _samples(data, source.model, session, seed=seed, batch_size=batch_size)
         feeds = [batch.feed for batch in samples.batches(session.inputs, 1, limit=CHECK_SAMPLES)]
         reference = [session.run(feed) for feed in feeds]
@@ -201,6 +202,17 @@ def _trial(
         feeds, reference, plain, deterministic, rounding_tolerance(source.model), plan.max_relative_error
     )
     return _Trial(samples, check)
+
+
+def _original_session(source: Source, settings: SessionSettings) -> Session:
+    try:
+        return open_session(source.file, settings)
+    except ModelError as error:
+        domains = custom_domains(source.model)
+        if domains and not settings.custom_op_libs:
+            hint = f"; --custom-op-lib gives the library with the operators of {', '.join(domains)}"
+            raise ModelError(f"{source.name}: {error}{hint}") from error
+        raise ModelError(f"{source.name}: {error}") from error
 
 
 def _samples(

@@ -9,6 +9,9 @@ import onnx_ir as ir
 
 from onnxshrink.graph.walk import all_graphs, is_function_body, subgraphs_of
 
+IR_VERSION_OF_PLAIN_INITIALIZERS = 4
+"""Before this IR version every initializer had to be listed among the graph inputs."""
+
 
 class Names:
     """Hands out value and node names that no graph of the model uses. Build one per pass, after loading names."""
@@ -40,7 +43,8 @@ def add_constant(
 
     ``name`` must be free (see :class:`Names`). ``dtype`` is needed only for types numpy does not tell apart.
     """
-    tensor = ir.Tensor(np.ascontiguousarray(array), name=name, dtype=dtype)
+    # ascontiguousarray alone would turn a scalar into a vector of one element.
+    tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name, dtype=dtype)
     if is_function_body(model, graph):
         node = ir.node("Constant", [], {"value": tensor}, num_outputs=1)
         node.outputs[0].name = name
@@ -53,6 +57,7 @@ def add_constant(
         return node.outputs[0]
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
+    model.ir_version = max(model.ir_version, 4)  # before IR version 4 every initializer must also be a graph input
     return value
 
 

@@ -14,6 +14,8 @@ product is compared with a count, leaf values selected by a truth value. Three r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onnxshrink.graph.constants import constant_tensor
@@ -50,7 +52,7 @@ def _is_embedding(use: WeightUse) -> bool:
     return use.channel_axes == (0,) and len(shape) == 2 and shape[1] >= _EMBEDDING_WIDTH
 
 
-def _exact_reader(outputs: tuple[ir.Value, ...] | list[ir.Value]) -> ir.Node | None:
+def _exact_reader(outputs: Sequence[ir.Value]) -> ir.Node | None:
     """The first node that decides by the exact values of ``outputs`` or of what is linear in them."""
     pending, seen = list(outputs), set(outputs)
     while pending:

@@ -17,12 +17,12 @@ _INFERRED = "onnxshrink.inferred"
 def infer_shapes(model: ir.Model) -> None:
     """Fill in the shapes and dtypes of values. What cannot be inferred stays unknown; weights are not copied.
 
-    Graph inputs and outputs keep the shapes that the model declares for them.
+    Graph inputs and outputs keep the shapes and types that the model declares for them.
     """
     for value in _inner_values(model):
         if value.shape is None and value.type is None:
             value.meta[_INFERRED] = True
-    declared = [(value, value.shape) for value in _interface(model) if value.shape is not None]
+    declared = [(value, value.shape, value.type) for value in _interface(model)]
     levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in _IR_LOGGERS]
     for logger, _ in levels:
         logger.setLevel(logging.CRITICAL)
@@ -31,8 +31,8 @@ def infer_shapes(model: ir.Model) -> None:
     finally:
         for logger, level in levels:
             logger.setLevel(level)
-        for value, shape in declared:
-            value.shape = shape
+        for value, shape, kind in declared:
+            value.shape, value.type = shape, kind
 
 
 def forget_inferred_shapes(model: ir.Model) -> None:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.graph.constants import constant_tensor
@@ -20,30 +21,35 @@ class StoredWeight:
 
     Attributes:
         value: the constant: an initializer, or the output of a Constant node.
+        name: the constant's name, for reports and patterns.
+        tensor: its values.
         uses: every use as a weight; the axes are those of ``value``, also where a Transpose stands in between.
         channel_axes: the axes that are channels in all uses; empty when the uses have none in common.
         obstacle: why the values must stay as they are, or None.
     """
 
     value: ir.Value
+    name: str
+    tensor: ir.TensorProtocol
     uses: tuple[WeightUse, ...]
     channel_axes: tuple[int, ...]
     obstacle: str | None
 
     @property
-    def name(self) -> str:
-        """The constant's name, for reports and patterns."""
-        return self.value.name or label(self.uses[0].node)
-
-    @property
-    def tensor(self) -> ir.TensorProtocol:
-        tensor = constant_tensor(self.value)
-        assert tensor is not None
-        return tensor
-
-    @property
     def shape(self) -> tuple[int, ...]:
         return tuple(int(size) for size in self.tensor.shape.numpy())
+
+    def array(self) -> np.ndarray:
+        """The values. Not for writing: they may be the model's own.
+
+        A tensor in a file of its own is read into memory and unmapped, so that a sweep over a large model holds one
+        weight at a time.
+        """
+        if not isinstance(self.tensor, ir.ExternalTensor):
+            return self.tensor.numpy()
+        values = self.tensor.numpy().copy()
+        self.tensor.release()
+        return values
 
 
 def stored_weights(model: ir.Model, op_types: tuple[str, ...] | None = None) -> list[StoredWeight]:
@@ -63,10 +69,24 @@ def stored_weights(model: ir.Model, op_types: tuple[str, ...] | None = None) -> 
     ]
 
 
+def replace_tensor(weight: StoredWeight, tensor: ir.TensorProtocol) -> None:
+    """Let the constant of ``weight`` hold ``tensor``, of the same type and shape, under the same name."""
+    tensor.name = weight.value.name
+    producer = weight.value.producer()
+    if producer is not None:
+        producer.attributes.clear()
+        producer.attributes.add(ir.AttrTensor("value", tensor))
+    if producer is None or weight.value.const_value is not None:
+        weight.value.const_value = tensor
+
+
 def _stored_weight(value: ir.Value, uses: tuple[WeightUse, ...]) -> StoredWeight:
     axes = [axis for axis in uses[0].channel_axes if all(axis in use.channel_axes for use in uses)]
     neighbours = axes == list(range(axes[0], axes[-1] + 1)) if axes else True
-    return StoredWeight(value, uses, tuple(axes) if neighbours else (), _obstacle(value, uses))
+    tensor = constant_tensor(value)
+    assert tensor is not None
+    name = value.name or label(uses[0].node)
+    return StoredWeight(value, name, tensor, uses, tuple(axes) if neighbours else (), _obstacle(value, uses))
 
 
 def _obstacle(value: ir.Value, uses: tuple[WeightUse, ...]) -> str | None:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import onnx_ir as ir
+
+_KNOWN_DOMAINS = {
+    "",
+    "ai.onnx.ml",
+    "ai.onnx.preview.training",
+    "ai.onnx.training",
+    "com.microsoft",
+    "com.ms.internal.nhwc",
+}
 
 
 def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:
@@ -74,3 +84,16 @@ def is_random(node: ir.Node) -> bool:
     if node.op_type == "Dropout":
         return len(node.inputs) > 2 and node.inputs[2] is not None
     return node.op_type in _RANDOM_OPS
+
+
+def operator_counts(model: ir.Model) -> dict[str, int]:
+    """Nodes per operator, most frequent first; operators outside the default domain as ``domain::op``."""
+    names = (f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in all_nodes(model))
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+
+
+def custom_domains(model: ir.Model) -> tuple[str, ...]:
+    """Operator domains that neither ONNX nor ONNX Runtime nor the model's own functions define, sorted."""
+    own = {function.domain for function in model.functions.values()}
+    used = {node.domain for node in all_nodes(model)}
+    return tuple(sorted(used - own - _KNOWN_DOMAINS))

@@ -148,6 +148,9 @@ def _session_options(settings: SessionSettings) -> Any:
     options.inter_op_num_threads = 1
     if not settings.optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Weights are laid out anew for other kernels when they are constant, which rounds differently: a pass that only
+        # makes a weight constant would look inexact.
+        options.add_session_config_entry("session.disable_prepacking", "1")
     for library in settings.custom_op_libs:
         try:
             options.register_custom_ops_library(library)

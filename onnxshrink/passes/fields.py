@@ -17,7 +17,7 @@ from onnxshrink.errors import RecipeError
 from onnxshrink.passes.base import Pass
 from onnxshrink.passes.registry import nearest
 
-_SPECIAL = set(',{}="|\\ \t\n')
+_SPECIAL = set(',{}="| \\')
 
 
 def spelling(field_name: str) -> str:
@@ -77,7 +77,7 @@ def value_text(value: Any) -> str:
     if isinstance(value, tuple):
         return "|".join(value_text(item) for item in value)
     text = str(value)
-    if isinstance(value, str) and (not text or _SPECIAL & set(text)):
+    if isinstance(value, str) and (not text or not text.isprintable() or _SPECIAL & set(text)):
         return json.dumps(text)
     return text
 
