@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,9 @@ MIN_OPSET = 7
 MIN_IR_VERSION = 3
 
 _CHUNK_BYTES = 2**20
+_MAP_ABOVE_BYTES = 16 * 2**20
+_MAPPED_TENSOR_BYTES = 2**16
+_IN_MODEL_FILE = "onnxshrink.in_model_file"
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
@@ -36,7 +41,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     proto = _parse(path)
     _check_versions(proto, path)
     _check_external_data(proto, path)
-    return from_proto(proto, path)
+    return from_proto(_with_mapped_weights(proto, path), path)
 
 
 def from_proto(proto: onnx.ModelProto, path: Path | None = None) -> ir.Model:
@@ -49,6 +54,9 @@ def from_proto(proto: onnx.ModelProto, path: Path | None = None) -> ir.Model:
             for graph in all_graphs(model):
                 ir.external_data.set_base_dir(graph, path.absolute().parent)
             _read_inner_external_data(model)
+            for tensor in _initializer_tensors(model):
+                if isinstance(tensor, ir.ExternalTensor) and str(tensor.location) == path.name:
+                    tensor.meta[_IN_MODEL_FILE] = True
         TopologicalSortPass()(model)
     except Exception as error:  # onnx_ir reports a damaged graph by whatever its reading code runs into
         raise ModelError(f"{name} is not a valid ONNX model: {first_line(error)}") from error
@@ -71,6 +79,42 @@ def _in_memory(tensor: ir.ExternalTensor) -> ir.Tensor[np.ndarray]:
     return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 
 
+def _with_mapped_weights(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Let the large weights of a large file be read from the file itself: memory need not hold a copy of them."""
+    status = path.stat()
+    if status.st_size < _MAP_ABOVE_BYTES or status.st_nlink > 1 or path.resolve() != path.absolute():
+        return proto  # onnx_ir maps no file that has several names
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        position = 0
+        for tensor in proto.graph.initializer:
+            data = tensor.raw_data
+            found = content.find(data[:_MAPPED_TENSOR_BYTES], position) if len(data) >= _MAPPED_TENSOR_BYTES else -1
+            if found < 0 or content[found : found + len(data)] != data:
+                continue
+            position = found + len(data)
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in {"location": path.name, "offset": found, "length": len(data)}.items():
+                tensor.external_data.add(key=key, value=str(value))
+    # A parsed message frees its memory as a whole only: parse what is left of it anew.
+    lean = onnx.ModelProto()
+    lean.ParseFromString(proto.SerializeToString())
+    return lean
+
+
+def is_in_data_file(tensor: ir.TensorProtocol | None) -> bool:
+    """Whether a tensor is external data in the sense of ONNX: in another file than the model."""
+    return isinstance(tensor, ir.ExternalTensor) and not tensor.meta.get(_IN_MODEL_FILE)
+
+
+def release_weights(model: ir.Model) -> None:
+    """Give back the memory of weights that were read from disk; they are read again when they are needed again."""
+    for tensor in _initializer_tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            with contextlib.suppress(BufferError):  # somebody still looks at it
+                tensor.release()
+
+
 def file_digest(path: Path, model: ir.Model) -> str:
     """SHA-256 of a model: of the file, and of its external data files behind it in the order of their names."""
     digest = hashlib.sha256()
@@ -83,13 +127,17 @@ def file_digest(path: Path, model: ir.Model) -> str:
 
 def model_files(path: Path, model: ir.Model) -> list[Path]:
     """The files that ``model``, loaded from ``path``, consists of: the file, then its external data files by name."""
-    locations = {str(tensor.location) for tensor in _all_tensors(model) if isinstance(tensor, ir.ExternalTensor)}
+    locations = {
+        str(tensor.location)
+        for tensor in _all_tensors(model)
+        if isinstance(tensor, ir.ExternalTensor) and is_in_data_file(tensor)
+    }
     return [path, *(path.parent / location for location in sorted(locations))]
 
 
 def uses_external_files(model: ir.Model) -> bool:
     """Whether any initializer lives in external data."""
-    return any(isinstance(tensor, ir.ExternalTensor) for tensor in _initializer_tensors(model))
+    return any(is_in_data_file(tensor) for tensor in _initializer_tensors(model))
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
@@ -136,6 +137,23 @@ def evaluate_constants(model: ir.Model) -> dict[str, np.ndarray]:
         return session.run({})
 
 
+def optimized_model(model: ir.Model) -> onnx.ModelProto:
+    """The model as ONNX Runtime executes it: after its own graph optimisations, constants folded."""
+    with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        options = _session_options(SessionSettings(threads=1))
+        options.optimized_model_filepath = str(path)
+        loadable, weights_folder = _loadable(model)
+        try:
+            ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise ModelError(f"onnxruntime cannot load the model: {_reason(error)}") from error
+        finally:
+            if weights_folder is not None:
+                weights_folder.cleanup()
+        return onnx.load(path)
+
+
 def set_seed(seed: int) -> None:
     """Seed the random operators of models that have some."""
     ort.set_seed(seed)
@@ -151,6 +169,7 @@ def _session_options(settings: SessionSettings) -> Any:
         # Weights are laid out anew for other kernels when they are constant, which rounds differently: a pass that only
         # makes a weight constant would look inexact.
         options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False  # an arena keeps what a run once needed
     for library in settings.custom_op_libs:
         try:
             options.register_custom_ops_library(library)

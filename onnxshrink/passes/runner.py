@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from onnxshrink.errors import OnnxShrinkError, first_line
+from onnxshrink.graph.load import release_weights
 from onnxshrink.graph.save import serialized_bytes
 from onnxshrink.graph.shapes import forget_inferred_shapes, infer_shapes
 from onnxshrink.graph.walk import all_nodes
@@ -137,6 +138,7 @@ class PassRunner:
             raise CheckFailure(f"the pass failed: {type(error).__name__}: {first_line(error)}") from error
         finally:
             forget_inferred_shapes(candidate)
+            release_weights(candidate)
 
 
 def node_count(model: ir.Model) -> int:
