@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import inspect as python_inspect
 import sys
-from collections.abc import Sequence
 
 import click
 
 from onnxshrink.cli.options import HELP, debug_option
+from onnxshrink.cli.placeholders import placeholder_modules
 from onnxshrink.passes.base import Pass
 from onnxshrink.passes.fields import field_types, spelling, type_text, value_text
 from onnxshrink.passes.registry import PASSES, pass_class
-
-_HEAVY = ("numpy", "onnx", "onnx_ir")
-
 
 @click.command(context_settings=HELP)
 @click.argument("name", required=False)
@@ -28,8 +24,9 @@ def passes(name: str | None) -> None:
     Example:
       onnxshrink passes quantize-weights
     """
-    _defer_imports(_HEAVY)
-    click.echo(_table() if name is None else _explanation(pass_class(name)))
+    with placeholder_modules("numpy", "onnx", "onnx_ir"):
+        text = _table() if name is None else _explanation(pass_class(name))
+    click.echo(text)
 
 
 def _table() -> str:
@@ -73,20 +70,3 @@ def _summary(one: type[Pass]) -> str:
     """The first sentence of the pass's own docstring."""
     text = " ".join((one.__doc__ or "").split())
     return text.split(". ")[0].rstrip(".")
-
-
-def _defer_imports(names: Sequence[str]) -> None:
-    """Let modules import ``names`` without paying for it: each loads when one of its attributes is first used.
-
-    Listing passes needs their classes and docstrings only, while numpy, onnx and onnx_ir take most of a second.
-    """
-    for name in names:
-        if name in sys.modules:
-            continue
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            continue
-        spec.loader = importlib.util.LazyLoader(spec.loader)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
