@@ -221,7 +221,7 @@ def _samples(
     if data is None:
         return synthetic_dataset(model, session, seed=seed, batch_size=batch_size)
     if isinstance(data, Dataset):
-        return data
+        return data.fitted_to(session.inputs)
     return Dataset.from_npz(data, session.inputs)
 
 

@@ -54,7 +54,7 @@ def _add_probes(model: ir.Model, axes: Mapping[str, int]) -> dict[str, str]:
         node = _reduce_mean(model, names, value, others)
         graph.append(node)
         probe = node.outputs[0]
-        probe.name, probe.dtype = names.fresh(f"{name}_mean"), value.dtype
+        probe.name, probe.type = names.fresh(f"{name}_mean"), value.type
         probe.shape = ir.Shape([value.shape[axis % ndim] if value.shape is not None else None])
         graph.outputs.append(probe)
         probes[name] = probe.name

@@ -112,6 +112,13 @@ class Dataset:
             raise DataError(f"{description}: {len(labels)} labels for {data.samples} samples")
         return data
 
+    def fitted_to(self, inputs: Sequence[TensorSpec]) -> Dataset:
+        """The same samples, checked against a model's inputs and in their types; see :meth:`from_arrays`."""
+        if self.synthetic:
+            return self
+        labels = {} if self.labels is None else {LABEL: self.labels}
+        return Dataset.from_arrays({**self.arrays, **labels}, inputs, self.description)
+
     def batches(self, inputs: Sequence[TensorSpec], batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         """Cut the first ``limit`` samples (at least one run) into runs of ``batch_size``, where the inputs allow that.
 
