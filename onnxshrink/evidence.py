@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxshrink.calibration.dataset import Dataset, Feed
-from onnxshrink.graph.walk import all_nodes
+from onnxshrink.graph.walk import operator_counts
 from onnxshrink.measure.accuracy import Accuracy, AccuracyMeter
 from onnxshrink.measure.compute import measure_compute
 from onnxshrink.measure.latency import LatencyComparison, compare_latency
-from onnxshrink.measure.memory import measure_peak_memory
+from onnxshrink.measure.memory import PeakMemory, measure_peak_memory
 from onnxshrink.measure.session import Session, SessionSettings, open_session
 from onnxshrink.measure.size import measure_size
 from onnxshrink.numerics.agreement import Agreement, AgreementMeter
@@ -30,7 +29,7 @@ class Runtime:
     """How long a model takes to load and what memory a run needs."""
 
     load_ms: tuple[float, ...] = ()
-    peak_memory_bytes: int | None = None
+    peak_memory: PeakMemory = PeakMemory(None)
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def _runtimes(paths: tuple[Path, Path], feed: Feed, settings: SessionSettings) -
             with open_session(path, settings) as session:
                 times.append(1000 * session.load_seconds)
     peaks = [
-        measure_peak_memory(path, feed, threads=settings.threads, custom_op_libs=settings.custom_op_libs).bytes
+        measure_peak_memory(path, feed, threads=settings.threads, custom_op_libs=settings.custom_op_libs)
         for path in paths
     ]
     return [Runtime(tuple(times), peak) for times, peak in zip(loads, peaks, strict=True)]
@@ -111,11 +110,5 @@ def model_facts(
         opset_imports=dict(sorted(model.opset_imports.items())),
         macs=measure_compute(model, feed).macs,
         load_ms=runtime.load_ms,
-        peak_memory_bytes=runtime.peak_memory_bytes,
+        peak_memory_bytes=runtime.peak_memory.bytes,
     )
-
-
-def operator_counts(model: ir.Model) -> dict[str, int]:
-    """Nodes per operator, most frequent first; operators outside the default domain as ``domain::op``."""
-    names = (f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in all_nodes(model))
-    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))

@@ -314,7 +314,9 @@ def _report(
         latency=comparison.latency if comparison else None,
         accuracy=comparison.accuracy if comparison else None,
     )
-    return replace(report, notes=tuple(_notes(report, trial, stamp_bytes(result.model))))
+    unmeasured = comparison.original.peak_memory.reason or comparison.result.peak_memory.reason if comparison else None
+    notes = [*_notes(report, trial, stamp_bytes(result.model)), *([unmeasured] if unmeasured else [])]
+    return replace(report, notes=tuple(notes))
 
 
 def _as_written(model: ir.Model, file: Path) -> ir.Model:

@@ -164,6 +164,8 @@ def _session_options(settings: SessionSettings) -> Any:
     options.log_severity_level = 4
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
+    # Idle threads of one session would otherwise spin while the other one is timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if not settings.optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Weights are laid out anew for other kernels when they are constant, which rounds differently: a pass that only

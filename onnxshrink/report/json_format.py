@@ -1,0 +1,114 @@
+"""Reports as JSON and back, exactly.
+
+Dataclasses become objects with their fields in the order they are declared, tuples become arrays, mappings become
+objects. An infinite number becomes the string ``"Infinity"``: JSON has no number for it, and null would read as "not
+measured". A ``summary`` of the first figures is added for scripts.
+
+Format history: 1, the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from onnxshrink.errors import OnnxShrinkError
+from onnxshrink.report.report import SCHEMA_VERSION, Report
+
+
+def to_json(report: Report) -> str:
+    """The report as indented JSON, raw timings included; equal reports give equal text."""
+    return _text({"schema_version": report.schema_version, "summary": _summary(report), **_plain(report)})
+
+
+def plain_json(value: Any) -> str:
+    """Any frozen dataclass of plain values as indented JSON, in the same way as reports."""
+    return _text(_plain(value))
+
+
+def from_json(text: str) -> Report:
+    """Read a report back.
+
+    Raises:
+        OnnxShrinkError: not a report, or one of a newer schema version than this onnxshrink knows.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise OnnxShrinkError(f"this report is not valid JSON: {error}") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(version, int):
+        raise OnnxShrinkError("this is not an onnxshrink report: it has no schema_version")
+    if version > SCHEMA_VERSION:
+        raise OnnxShrinkError(
+            f"this report has schema version {version}, newer than the {SCHEMA_VERSION} that this onnxshrink reads: "
+            "upgrade onnxshrink"
+        )
+    try:
+        report: Report = _read(Report, data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise OnnxShrinkError(f"this report is damaged: {error}") from error
+    return report
+
+
+def _text(document: Any) -> str:
+    return json.dumps(document, indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """A frozen dataclass of plain values as what :mod:`json` writes."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _summary(report: Report) -> dict[str, Any]:
+    """The figures that scripts ask for first. They follow from the rest and are not read back."""
+    agreement, latency, accuracy = report.agreement, report.latency, report.accuracy
+    return {
+        "original_bytes": report.original.size.file_bytes,
+        "result_bytes": report.result.size.file_bytes,
+        "size_ratio": report.size_ratio,
+        "latency_ratio": latency and latency.ratio,
+        "latency_verdict": latency and latency.verdict,
+        "relative_error": agreement and _plain(agreement.relative_error),
+        "top1_agreement": agreement and agreement.top1,
+        "accuracy_drop_points": accuracy and accuracy.drop_points,
+    }
+
+
+def _read(kind: Any, data: Any) -> Any:
+    """``data`` as a value of the annotated type ``kind``; the inverse of :func:`_plain`."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        names = {field.name for field in dataclasses.fields(kind)}
+        return kind(**{key: _read(hints[key], item) for key, item in data.items() if key in names})
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if data is None else _read(arguments[0], data)
+    if origin is tuple:
+        return tuple(_read(arguments[0], item) for item in data)
+    if origin is Mapping:
+        return {key: _read(arguments[1], item) for key, item in data.items()}
+    if origin is typing.Literal:
+        return _checked(data, data in arguments, " or ".join(map(repr, arguments)))
+    if kind is float:
+        return float(_checked(data, isinstance(data, int | float) or data in ("Infinity", "-Infinity"), "a number"))
+    return _checked(data, isinstance(data, kind), kind.__name__)
+
+
+def _checked(data: Any, valid: bool, expected: str) -> Any:
+    if not valid:
+        raise ValueError(f"expected {expected}, got {data!r}")
+    return data
