@@ -12,11 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.advice import Hint, advise
+from onnxshrink.graph.constants import read_array
 from onnxshrink.graph.load import load_model
 from onnxshrink.graph.stored_weights import StoredWeight, stored_weights
 from onnxshrink.graph.walk import all_nodes, label, operator_counts, subgraphs_of
 from onnxshrink.measure.compute import measure_compute
-from onnxshrink.measure.size import ModelSize, measure_size, read_array
+from onnxshrink.measure.size import ModelSize, measure_size
 from onnxshrink.numerics.distribution import Distribution, describe
 
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")

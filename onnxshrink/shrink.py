@@ -189,10 +189,15 @@ def _trial(
     *,
     seed: int,
     batch_size: int,
-) -> _Trial:
-    """Run the original on a few samples, ONNX Runtime's own optimisations off: what passes are held against."""
+) -> _Trial | None:
+    """Run the original on a few samples, ONNX Runtime's own optimisations off: what passes are held against.
+
+    None when there are no samples, and none can be made up for the types of its inputs (sequences, bfloat16).
+    """
     plain = replace(settings, optimized=False, threads=1)  # one thread adds up in one order
     with _original_session(source, plain) as session:
+        if data is None and any(spec.dtype is None for spec in session.inputs):
+            return None
         samples = _samples(data, source.model, session, seed=seed, batch_size=batch_size)
         feeds = [batch.feed for batch in samples.batches(session.inputs, 1, limit=CHECK_SAMPLES)]
         reference = [session.run(feed) for feed in feeds]
@@ -330,9 +335,11 @@ def _data_facts(data: Dataset) -> DataFacts:
 
 def _notes(report: Report, trial: _Trial | None, provenance_bytes: int) -> Iterator[str]:
     """What a reader must know before believing the numbers."""
-    if trial is None:
+    if trial is None and report.original.size.file_bytes > RUN_LIMIT_BYTES:
         gib = report.original.size.file_bytes / 2**30
         yield f"the model takes {gib:.1f} GiB and was not run: it was checked for validity only (--run-large runs it)"
+    elif trial is None:
+        yield "inputs of its types cannot be made up, so the model was not run: it was checked for validity only"
     elif not trial.check.deterministic:
         yield "the original's outputs change from run to run: only their shapes were compared"
     if trial is not None and trial.data.synthetic:

@@ -152,7 +152,8 @@ class Dataset:
 
     def _rows(self, spec: TensorSpec, start: int, stop: int) -> np.ndarray:
         array = self.arrays[spec.name]
-        return array[start] if self._holds_whole_feeds(spec) else array[start:stop]
+        rows = array[start] if self._holds_whole_feeds(spec) else array[start:stop]
+        return np.asarray(rows, array.dtype)  # one element of a vector is no array to numpy, but a scalar input is
 
 
 def _fit(arrays: Feed, spec: TensorSpec, origin: str) -> np.ndarray:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 import onnx_ir as ir
+
+T = TypeVar("T")
 
 
 def is_fixed_initializer(value: ir.Value | None) -> bool:
@@ -57,3 +62,13 @@ def uniform_element(value: ir.Value | None) -> np.ndarray | None:
     if constant_tensor(producer.inputs[0]) is None or (fill is not None and fill.is_ref()):
         return None
     return np.zeros(1, np.float32) if fill is None else fill.as_tensor().numpy().reshape(1)
+
+
+def read_array(tensor: ir.TensorProtocol, read: Callable[[np.ndarray], T]) -> T:
+    """What ``read`` makes of the tensor's array. It must keep no view: a memory map opened for it is closed again."""
+    opened_here = isinstance(tensor, ir.ExternalTensor) and tensor.raw is None
+    try:
+        return read(tensor.numpy())
+    finally:
+        if opened_here and isinstance(tensor, ir.ExternalTensor):
+            tensor.release()

@@ -57,7 +57,7 @@ def add_constant(
         return node.outputs[0]
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
-    model.ir_version = max(model.ir_version, 4)  # before IR version 4 every initializer must also be a graph input
+    model.ir_version = max(model.ir_version, IR_VERSION_OF_PLAIN_INITIALIZERS)
     return value
 
 
@@ -86,7 +86,8 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
         name, shape, kind = old.name, old.shape, old.type
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         old.name = None
-        new.name, new.shape, new.type = name, shape or new.shape, kind or new.type
+        # A scalar's empty shape is false, but known.
+        new.name, new.shape, new.type = name, new.shape if shape is None else shape, kind or new.type
         return
     old.replace_all_uses_with(new)
 

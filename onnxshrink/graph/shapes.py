@@ -46,6 +46,36 @@ def forget_inferred_shapes(model: ir.Model) -> None:
                 value.shape, value.type = None, None
 
 
+def forget_redundant_shapes(model: ir.Model) -> int:
+    """Forget recorded shapes between nodes that inference finds again. Returns how many; the others stay recorded."""
+    values = [value for value in _inner_values(model) if value.shape is not None or value.type is not None]
+    recorded = [(value, value.shape, value.type) for value in values if not value.meta.get(_INFERRED, False)]
+    if not recorded:
+        return 0
+    for value in values:
+        value.shape, value.type = None, None
+    infer_shapes(model)
+    missing = [entry for entry in recorded if entry[0].type is None or not _says_as_much(entry[0].shape, entry[1])]
+    for value, shape, kind in missing:
+        value.meta.pop(_INFERRED, None)
+        value.shape, value.type = shape, kind
+    return len(recorded) - len(missing)
+
+
+def _says_as_much(found: ir.Shape | None, recorded: ir.Shape | None) -> bool:
+    """Whether inference found every number that was recorded."""
+    if recorded is None:
+        return True
+    if found is None or len(found) != len(recorded):
+        return False
+    return all(not isinstance(old, int) or old == new for old, new in zip(recorded, found, strict=True))
+
+
+def mark_inferred(value: ir.Value) -> None:
+    """Say that inference finds the shape and type of a new inner value by itself: a file need not store them."""
+    value.meta[_INFERRED] = True
+
+
 def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     """The shape when every dimension is a known number, else None."""
     if value is None or value.shape is None or not all(isinstance(dim, int) for dim in value.shape):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import onnx_ir as ir
 from onnxshrink.graph.constants import constant_tensor
 from onnxshrink.graph.exact_values import exactness
 from onnxshrink.graph.walk import all_nodes, is_op, label
+from onnxshrink.graph.weight_inputs import weight_input
 from onnxshrink.graph.weights import WeightUse, weight_operands, weight_uses
 
 
@@ -38,6 +40,27 @@ class StoredWeight:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(int(size) for size in self.tensor.shape.numpy())
+
+    @property
+    def input_axis(self) -> int | None:
+        """The axis that the product with the weight sums over; None for tables that are gathered from."""
+        if (
+            len(self.shape) == 2
+            and len(self.channel_axes) == 1
+            and any(use.node.op_type != "Gather" for use in self.uses)
+        ):
+            return 1 - self.channel_axes[0]
+        use = self.uses[0]
+        if is_op(use.node, "LSTM", "GRU", "RNN"):
+            return 2
+        source = weight_input(use)
+        return None if source is None else source.weight_axis
+
+    @property
+    def kernel_size(self) -> int:
+        """How many weights of a Conv or ConvTranspose read the same input channel; 1 for other operators."""
+        convolution = is_op(self.uses[0].node, "Conv", "ConvTranspose")
+        return math.prod(self.shape[2:]) if convolution else 1
 
     def array(self) -> np.ndarray:
         """The values. Not for writing: they may be the model's own.

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxshrink.graph.constants import read_array
 from onnxshrink.graph.load import model_files
 from onnxshrink.graph.walk import all_graphs, all_nodes
-
-T = TypeVar("T")
 
 _CHUNK_BYTES = 2**20
 _RUN_LENGTH_ABOVE_BYTES = 8 * 2**20
@@ -134,16 +132,6 @@ def bytes_by_op(model: ir.Model) -> dict[str, int]:
                 seen.add(value)
                 total[node.op_type] += int(tensor.nbytes)
     return dict(total.most_common())
-
-
-def read_array(tensor: ir.TensorProtocol, read: Callable[[np.ndarray], T]) -> T:
-    """What ``read`` makes of the tensor's array. It must keep no view: a memory map opened for it is closed again."""
-    opened_here = isinstance(tensor, ir.ExternalTensor) and tensor.raw is None
-    try:
-        return read(tensor.numpy())
-    finally:
-        if opened_here and isinstance(tensor, ir.ExternalTensor):
-            tensor.release()
 
 
 def _constant_of(node: ir.Node) -> ir.TensorProtocol | None:

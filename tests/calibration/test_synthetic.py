@@ -56,11 +56,15 @@ def test_when_nothing_runs_the_reason_is_given() -> None:
         g (float[n,length] x) => (float[n,length] y) { y = MatMul(x, w) }""",
         w=np.zeros((1013, 3), np.float32),
     )
-    with pytest.raises(DataError, match=r"no synthetic input fits the model \(x \['n', 'length'\]\): give samples.*MatMul"):
+    with pytest.raises(
+        DataError, match=r"no synthetic input fits the model \(x \['n', 'length'\]\): give samples.*MatMul"
+    ):
         _synthetic(model)
 
 
 def test_the_seed_decides() -> None:
-    model = model_from_text('<ir_version: 8, opset_import: ["" : 13]> g (float[n,3] x) => (float[n,3] y) { y = Neg(x) }')
+    model = model_from_text(
+        '<ir_version: 8, opset_import: ["" : 13]> g (float[n,3] x) => (float[n,3] y) { y = Neg(x) }'
+    )
     assert _synthetic(model, 1).digest == _synthetic(model, 1).digest != _synthetic(model, 2).digest
     assert _synthetic(model).synthetic

@@ -17,7 +17,9 @@ from onnxshrink.graph.load import load_model
 from onnxshrink.graph.save import save_model, serialized_bytes, stage_model
 from tests.support import model_from_text, outputs
 
-TEXT = '<ir_version: 8, opset_import: ["" : 13]> g (float[n,64] x) => (float[n,64] y) { h = MatMul(x, w) y = Add(h, b) }'
+TEXT = (
+    '<ir_version: 8, opset_import: ["" : 13]> g (float[n,64] x) => (float[n,64] y) { h = MatMul(x, w) y = Add(h, b) }'
+)
 RNG = np.random.default_rng(0)
 WEIGHTS = {
     "w": RNG.standard_normal((64, 64), np.float32),

@@ -10,7 +10,8 @@ import pytest
 import zstandard
 
 from onnxshrink.graph.load import load_model
-from onnxshrink.measure.size import measure_size, read_array
+from onnxshrink.graph.constants import read_array
+from onnxshrink.measure.size import measure_size
 from tests.support import model_from_text
 
 TEXT = """
