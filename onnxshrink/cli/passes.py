@@ -14,6 +14,7 @@ from onnxshrink.passes.base import Pass
 from onnxshrink.passes.fields import field_types, spelling, type_text, value_text
 from onnxshrink.passes.registry import PASSES, pass_class
 
+
 @click.command(context_settings=HELP)
 @click.argument("name", required=False)
 @debug_option

@@ -90,9 +90,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", _images(1))
     with pytest.raises(FileAccessError, match="does not exist"):
         Dataset.from_npz(tmp_path / "no.npz", [IMAGE])
-    with pytest.raises(DataError, match="not a readable .npz archive"):
+    with pytest.raises(DataError, match="not a readable"):
         Dataset.from_npz(tmp_path / "text.npz", [IMAGE])
-    with pytest.raises(DataError, match="is not an .npz archive"):
+    with pytest.raises(DataError, match="is not an"):
         Dataset.from_npz(tmp_path / "one.npy", [IMAGE])
 
 

@@ -34,7 +34,8 @@ def test_masks_are_ones_and_equal_symbols_get_equal_sizes() -> None:
     model = model_from_text(
         """<ir_version: 8, opset_import: ["" : 13]>
         g (float[batch,sequence,3] x, int64[batch,sequence] attention_mask) => (float[batch,sequence,3] y) {
-            one = Constant<value_ints = [-1]>() m = Unsqueeze(attention_mask, one) f = Cast<to = 1>(m) y = Mul(x, f) }"""
+            last = Constant<value_ints = [-1]>() m = Unsqueeze(attention_mask, last)
+            f = Cast<to = 1>(m) y = Mul(x, f) }"""
     )
     arrays = _synthetic(model, batch_size=2).arrays
     assert arrays["x"].shape[1:3] == arrays["attention_mask"].shape[1:] == (2, 16)

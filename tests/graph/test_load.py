@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnx.parser
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 

@@ -9,8 +9,8 @@ import onnx_ir as ir
 import pytest
 import zstandard
 
-from onnxshrink.graph.load import load_model
 from onnxshrink.graph.constants import read_array
+from onnxshrink.graph.load import load_model
 from onnxshrink.measure.size import measure_size
 from tests.support import model_from_text
 
