@@ -14,7 +14,7 @@ from onnxshrink.graph.walk import operator_counts
 from onnxshrink.measure.accuracy import Accuracy, AccuracyMeter
 from onnxshrink.measure.compute import measure_compute
 from onnxshrink.measure.latency import LatencyComparison, compare_latency
-from onnxshrink.measure.memory import PeakMemory, measure_peak_memory
+from onnxshrink.measure.own_process import run_in_own_process
 from onnxshrink.measure.session import Session, SessionSettings, open_session
 from onnxshrink.measure.size import measure_size
 from onnxshrink.numerics.agreement import Agreement, AgreementMeter
@@ -29,7 +29,7 @@ class Runtime:
     """How long a model takes to load and what memory a run needs."""
 
     load_ms: tuple[float, ...] = ()
-    peak_memory: PeakMemory = PeakMemory(None)
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,7 @@ def _runtimes(paths: tuple[Path, Path], feed: Feed, settings: SessionSettings) -
         for path, times in zip(paths, loads, strict=True):
             with open_session(path, settings) as session:
                 times.append(1000 * session.load_seconds)
-    peaks = [
-        measure_peak_memory(path, feed, threads=settings.threads, custom_op_libs=settings.custom_op_libs)
-        for path in paths
-    ]
+    peaks = [run_in_own_process(path, [feed], settings).peak_memory_bytes for path in paths]
     return [Runtime(tuple(times), peak) for times, peak in zip(loads, peaks, strict=True)]
 
 
@@ -110,5 +107,5 @@ def model_facts(
         opset_imports=dict(sorted(model.opset_imports.items())),
         macs=measure_compute(model, feed).macs,
         load_ms=runtime.load_ms,
-        peak_memory_bytes=runtime.peak_memory.bytes,
+        peak_memory_bytes=runtime.peak_memory_bytes,
     )

@@ -29,6 +29,9 @@ KEEP_EXTERNAL_ABOVE_BYTES = 256 * 2**20
 
 _SMALL_TENSOR_BYTES = 4096
 
+_INLINE_LIMIT_BYTES = 16 * 2**20
+"""Models with more weight bytes are handed over as external data, which ONNX Runtime maps instead of copying."""
+
 
 def serialized_bytes(model: ir.Model) -> int:
     """The size of the model as a file, exact to a few bytes per tensor, without copying its large weights."""
@@ -203,3 +206,27 @@ def _outdated_data_files(destination: Path, kept: set[str]) -> list[Path]:
     """Data files that this tool wrote for an earlier model of the same name."""
     pattern = f"{destination.name}.????????????.data"
     return [part for part in destination.parent.glob(pattern) if part.name not in kept]
+
+
+def loadable_form(model: ir.Model) -> tuple[str | bytes, tempfile.TemporaryDirectory[str] | None]:
+    """The model for ONNX Runtime: bytes, or, with large or external weights, a path in a temporary folder.
+
+    Raises:
+        FileAccessError: the temporary folder cannot be written.
+    """
+    weights = [value.const_value for graph in all_graphs(model) for value in graph.initializers.values()]
+    if sum(tensor.nbytes for tensor in weights if tensor is not None) <= _INLINE_LIMIT_BYTES and not any(
+        isinstance(tensor, ir.ExternalTensor) for tensor in weights
+    ):
+        return ir.to_proto(model).SerializeToString(), None
+    folder = tempfile.TemporaryDirectory(prefix="onnxshrink-")
+    path = Path(folder.name) / "model.onnx"
+    try:
+        ir.save(model, path, external_data="weights", size_threshold_bytes=1024)
+    except OSError as error:
+        folder.cleanup()
+        raise FileAccessError(f"cannot write temporary files to {folder.name}: {error.strerror}") from error
+    except BaseException:
+        folder.cleanup()
+        raise
+    return str(path), folder

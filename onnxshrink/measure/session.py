@@ -8,18 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import onnxruntime as ort
 
 from onnxshrink.errors import DataError, ModelError, first_line
-from onnxshrink.graph.walk import all_graphs
 
-_INLINE_LIMIT_BYTES = 16 * 2**20
-"""Models with more weight bytes are handed over as external data, which ONNX Runtime maps instead of copying."""
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
 
 ORT_VERSION: str = ort.__version__
 
@@ -117,10 +115,10 @@ def open_session(source: Path | bytes | ir.Model, settings: SessionSettings | No
     options = _session_options(settings)
     folder: tempfile.TemporaryDirectory[str] | None = None
     loadable: str | bytes
-    if isinstance(source, ir.Model):
-        loadable, folder = _loadable(source)
-    else:
+    if isinstance(source, Path | bytes):
         loadable = source if isinstance(source, bytes) else str(source)
+    else:
+        loadable, folder = _loadable(source)
     start = time.perf_counter()
     try:
         session = ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
@@ -151,12 +149,9 @@ def optimized_model(model: ir.Model) -> onnx.ModelProto:
         finally:
             if weights_folder is not None:
                 weights_folder.cleanup()
+        import onnx
+
         return onnx.load(path)
-
-
-def set_seed(seed: int) -> None:
-    """Seed the random operators of models that have some."""
-    ort.set_seed(seed)
 
 
 def _session_options(settings: SessionSettings) -> Any:
@@ -181,19 +176,9 @@ def _session_options(settings: SessionSettings) -> Any:
 
 
 def _loadable(model: ir.Model) -> tuple[str | bytes, tempfile.TemporaryDirectory[str] | None]:
-    weights = [value.const_value for graph in all_graphs(model) for value in graph.initializers.values()]
-    if sum(tensor.nbytes for tensor in weights if tensor is not None) <= _INLINE_LIMIT_BYTES and not any(
-        isinstance(tensor, ir.ExternalTensor) for tensor in weights
-    ):
-        return ir.to_proto(model).SerializeToString(), None
-    folder = tempfile.TemporaryDirectory(prefix="onnxshrink-")
-    path = Path(folder.name) / "model.onnx"
-    try:
-        ir.save(model, path, external_data="weights", size_threshold_bytes=1024)
-    except BaseException:
-        folder.cleanup()
-        raise
-    return str(path), folder
+    from onnxshrink.graph.save import loadable_form  # heavy, and not needed where files are run
+
+    return loadable_form(model)
 
 
 def _reason(error: Exception) -> str:
