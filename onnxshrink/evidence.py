@@ -13,14 +13,14 @@ from onnxshrink.calibration.dataset import Dataset, Feed
 from onnxshrink.graph.walk import operator_counts
 from onnxshrink.measure.accuracy import Accuracy, AccuracyMeter
 from onnxshrink.measure.compute import measure_compute
-from onnxshrink.measure.latency import LatencyComparison, compare_latency
+from onnxshrink.measure.latency import LatencyComparison, combined, compare_latency
 from onnxshrink.measure.own_process import run_in_own_process
 from onnxshrink.measure.session import Session, SessionSettings, open_session
 from onnxshrink.measure.size import measure_size
 from onnxshrink.numerics.agreement import Agreement, AgreementMeter
 from onnxshrink.report.report import ModelFacts
 
-_LOAD_REPEATS = 3
+_SESSION_PAIRS = 4
 _AGREEMENT_BATCH = 16
 
 
@@ -60,15 +60,15 @@ def compare_models(
     Args:
         batch_size: samples per run when latency is measured; agreement is measured in larger batches.
     """
-    with ExitStack() as stack:
-        first, second = (stack.enter_context(open_session(path, settings)) for path in (original, result))
+    with open_session(original, settings) as first, open_session(result, settings) as second:
         progress("comparing outputs")
         agreement, accuracy = _agreement(first, second, data)
-        progress("timing")
         feed = next(data.batches(first.inputs, batch_size)).feed
-        latency = compare_latency(first, second, feed, budget_seconds=latency_seconds, seed=seed)
-    progress("measuring load time and memory")
-    runtimes = _runtimes((original, result), feed, settings)
+    progress("timing")
+    latency, loads = _timings((original, result), feed, settings, latency_seconds, seed)
+    progress("measuring memory")
+    peaks = [run_in_own_process(path, [feed], settings).peak_memory_bytes for path in (original, result)]
+    runtimes = [Runtime(tuple(times), peak) for times, peak in zip(loads, peaks, strict=True)]
     return Comparison(agreement, accuracy, latency, feed, *runtimes)
 
 
@@ -82,15 +82,21 @@ def _agreement(original: Session, result: Session, data: Dataset) -> tuple[Agree
     return agreement.agreement(), accuracy.accuracy()
 
 
-def _runtimes(paths: tuple[Path, Path], feed: Feed, settings: SessionSettings) -> list[Runtime]:
-    """Load both models in turn, several times, and run each once in a process of its own."""
+def _timings(
+    paths: tuple[Path, Path], feed: Feed, settings: SessionSettings, seconds: float, seed: int
+) -> tuple[LatencyComparison, tuple[list[float], list[float]]]:
+    """Load both models several times, in turns, and time each pair of sessions. Also the load times, in ms."""
+    parts: list[LatencyComparison] = []
     loads: tuple[list[float], list[float]] = ([], [])
-    for _ in range(_LOAD_REPEATS):
-        for path, times in zip(paths, loads, strict=True):
-            with open_session(path, settings) as session:
-                times.append(1000 * session.load_seconds)
-    peaks = [run_in_own_process(path, [feed], settings).peak_memory_bytes for path in paths]
-    return [Runtime(tuple(times), peak) for times, peak in zip(loads, peaks, strict=True)]
+    for pair in range(_SESSION_PAIRS):
+        with ExitStack() as stack:
+            sessions: dict[int, Session] = {}
+            for index in (0, 1) if pair % 2 == 0 else (1, 0):
+                sessions[index] = stack.enter_context(open_session(paths[index], settings))
+                loads[index].append(1000 * sessions[index].load_seconds)
+            budget = seconds / _SESSION_PAIRS
+            parts.append(compare_latency(sessions[0], sessions[1], feed, budget_seconds=budget, seed=seed))
+    return combined(parts, seed=seed), loads
 
 
 def model_facts(

@@ -36,6 +36,9 @@ from onnxshrink.source import ModelLike, Source, open_source
 RUN_LIMIT_BYTES = 2**30
 """Models with more bytes of weights are not run unless asked: a run takes several times their size in memory."""
 
+KEEP_EXTERNAL_ABOVE_BYTES = 256 * 2**20
+"""A model that came with external data keeps it above this size: whoever reads an inline model holds all of it."""
+
 CHECK_SAMPLES = 4
 """Samples on which outputs are compared before and after passes."""
 
@@ -107,7 +110,8 @@ def compress(
         batch_size: samples per run when latency is measured, where the model's inputs allow it.
         latency_seconds: time to spend on timing both models.
         custom_op_libs: shared libraries that register custom operators.
-        external_data: write weights to a file of their own; None decides by size.
+        external_data: write weights to a file of their own; None does so above 2 GiB, and above 256 MiB when the
+            original did.
         run_large: also run models with more than 1 GiB of weights.
         progress: called with the name of each step.
 
@@ -127,6 +131,8 @@ def compress(
         result, records = runner.run(source.model, plan.recipe)
         stamp(result, plan.recipe, input_sha256=source.sha256, seed=seed)
         tell("checking the result")
+        if external_data is None:
+            external_data = uses_external_files(source.model) and weight_bytes(result) > KEEP_EXTERNAL_ABOVE_BYTES
         with _staged(result, destination, external_data) as staged:
             _verify(source, staged, trial, records)
             comparison = None
@@ -245,7 +251,7 @@ def _context(trial: _Trial | None, seed: int) -> Context:
 
 
 @contextmanager
-def _staged(model: ir.Model, destination: Path | None, external_data: bool | None) -> Iterator[StagedModel]:
+def _staged(model: ir.Model, destination: Path | None, external_data: bool) -> Iterator[StagedModel]:
     """The result as a file beside its destination, or in a temporary folder when nothing is to be written."""
     if destination is not None:
         with stage_model(model, destination, external=external_data) as staged:

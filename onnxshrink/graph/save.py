@@ -18,14 +18,11 @@ from onnx.external_data_helper import _get_all_tensors
 
 from onnxshrink.atomic_files import check_destination, flush_to_disk
 from onnxshrink.errors import FileAccessError, first_line
-from onnxshrink.graph.load import uses_external_files, weight_bytes
+from onnxshrink.graph.load import weight_bytes
 from onnxshrink.graph.walk import all_graphs
 
 PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
 """A protobuf message ends at 2 GiB; what is larger needs external data. One MiB is left for the graph itself."""
-
-KEEP_EXTERNAL_ABOVE_BYTES = 256 * 2**20
-"""A model that came with external data keeps it above this size: writing it inline would hold it in memory twice."""
 
 _SMALL_TENSOR_BYTES = 4096
 
@@ -93,19 +90,16 @@ class StagedModel:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def stage_model(model: ir.Model, destination: Path, *, external: bool | None = None) -> StagedModel:
+def stage_model(model: ir.Model, destination: Path, *, external: bool = False) -> StagedModel:
     """Write ``model`` beside ``destination`` and flush it to disk, without touching the destination.
 
     Args:
-        external: whether weights go to a data file of their own; None decides by size (always above 2 GiB).
+        external: whether weights go to a data file of their own; above 2 GiB they do in any case.
 
     Raises:
         FileAccessError: the folder cannot be written, or the disk is full.
     """
-    total = weight_bytes(model)
-    if external is None:
-        external = total > KEEP_EXTERNAL_ABOVE_BYTES and uses_external_files(model)
-    external = external or total > PROTOBUF_LIMIT_BYTES
+    external = external or weight_bytes(model) > PROTOBUF_LIMIT_BYTES
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     except OSError as error:
@@ -125,7 +119,7 @@ def stage_model(model: ir.Model, destination: Path, *, external: bool | None = N
     return staged
 
 
-def save_model(model: ir.Model, destination: Path, *, force: bool = False, external: bool | None = None) -> None:
+def save_model(model: ir.Model, destination: Path, *, force: bool = False, external: bool = False) -> None:
     """Write a model atomically; see :func:`stage_model` and :func:`check_destination` for what is refused."""
     check_destination(destination, force=force)
     with stage_model(model, destination, external=external) as staged:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,7 +43,8 @@ class LatencyComparison:
             (see :mod:`onnxshrink.numerics.bootstrap`): on a busy machine it is nearer the truth than the ratio of the
             medians.
         ratio_low: lower end of the 95 % confidence interval of ``ratio``; ``ratio_high`` the upper end.
-        significant: whether the interval excludes 1 and ``ratio`` is more than ``NEGLIGIBLE`` away from 1.
+        significant: whether the interval excludes 1, ``ratio`` is more than ``NEGLIGIBLE`` away from 1, and, when
+            several pairs of sessions were timed, every pair says the same.
     """
 
     original_ms: tuple[float, ...]
@@ -98,6 +99,23 @@ def compare_latency(
         order = ((original, original_ms), (result, result_ms))
         for model, times in order if original_first(index) else reversed(order):
             times[index] = 1000 * _time(model, feeds, repeats, clock)
+    return _judged(original_ms, result_ms, repeats, seed)
+
+
+def combined(parts: Sequence[LatencyComparison], *, seed: int = 0) -> LatencyComparison:
+    """One comparison from those of several pairs of sessions.
+
+    Where a session's weights happen to lie in memory makes it faster or slower as long as it lives; loading both models
+    anew, in turns, is what averages that out.
+    """
+    original_ms = np.concatenate([part.original_ms for part in parts])
+    result_ms = np.concatenate([part.result_ms for part in parts])
+    whole = _judged(original_ms, result_ms, max(part.repeats for part in parts), seed)
+    agree = all((part.ratio > 1) == (whole.ratio > 1) for part in parts)
+    return replace(whole, significant=whole.significant and agree)
+
+
+def _judged(original_ms: np.ndarray, result_ms: np.ndarray, repeats: int, seed: int) -> LatencyComparison:
     interval = ratio_interval(original_ms, result_ms, seed=seed)
     return LatencyComparison(
         original_ms=tuple(original_ms.tolist()),

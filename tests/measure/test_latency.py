@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxshrink.measure.latency import LatencyComparison, compare_latency
+from onnxshrink.measure import latency
+from onnxshrink.measure.latency import LatencyComparison, combined, compare_latency
 
 
 class Machine:
@@ -102,3 +103,15 @@ def test_both_models_run_equally_often() -> None:
     comparison = compare_latency(*models, {}, clock=machine.clock)
     assert models[0].runs == models[1].runs
     assert len(comparison.original_ms) % 8 == 0
+
+
+def test_pairs_of_sessions_that_disagree_are_not_significant() -> None:
+    def part(ratio: float) -> LatencyComparison:
+        times = np.linspace(1.0, 1.01, 48)
+        return latency._judged(times, ratio * times, 1, 0)
+
+    slower = combined([part(1.10), part(1.12), part(1.08)])
+    assert slower.significant
+    assert slower.ratio == pytest.approx(1.10, abs=0.02)
+    assert len(slower.original_ms) == 3 * 48
+    assert not combined([part(1.10), part(1.12), part(0.99)]).significant
