@@ -43,7 +43,8 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
     "--external-data/--inline",
     "external_data",
     default=None,
-    help="Weights in a file of their own, or in the model file. [default: external above 2 GiB, or above 256 MiB when the input is]",
+    help="Weights in a file of their own, or in the model file. [default: external above 2 GiB, and above 256 MiB "
+    "when the input is]",
 )
 @click.option("--run-large", is_flag=True, help="Also run models with more than 1 GiB of weights.")
 @custom_op_lib_option
