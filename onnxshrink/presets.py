@@ -38,7 +38,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     "lossless": Preset(_CLEAN_UP, "clean the graph up; outputs change by floating-point rounding at most"),
     "safe": Preset(
-        f"{_CLEAN_UP},quantize-weights",
+        f"{_CLEAN_UP},quantize-weights,pack-weights,drop-unused{{names=auto,docs=true,defaults=true}}",
         "lossless, then weights stored as int8 and computed as float; needs no data",
         max_relative_error=0.1,
     ),

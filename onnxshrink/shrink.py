@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxshrink.atomic_files import check_destination
 from onnxshrink.calibration.channel_means import measure_channel_means
 from onnxshrink.calibration.dataset import Dataset
+from onnxshrink.calibration.output_errors import measure_output_errors
 from onnxshrink.calibration.synthetic import synthetic_dataset
 from onnxshrink.errors import CheckError, DataError, FileAccessError, ModelError, RecipeError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
@@ -244,9 +245,12 @@ def _context(trial: _Trial | None, seed: int) -> Context:
     """What passes may ask for."""
     if trial is None:
         return Context(seed, evaluate_constants)
-    check = trial.check
+    feeds, settings = trial.check.feeds, trial.check.settings
     return Context(
-        seed, evaluate_constants, lambda model, axes: measure_channel_means(model, axes, check.feeds, check.settings)
+        seed,
+        evaluate_constants,
+        channel_means=lambda model, axes: measure_channel_means(model, axes, feeds, settings),
+        output_errors=lambda model, trials: measure_output_errors(model, trials, feeds, settings),
     )
 
 

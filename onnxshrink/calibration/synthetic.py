@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.calibration.dataset import Dataset
+from onnxshrink.calibration.synthetic_images import image_channel_axis, synthetic_images
 from onnxshrink.errors import DataError
 from onnxshrink.graph.constants import constant_tensor
 from onnxshrink.graph.walk import is_op
@@ -26,8 +27,8 @@ def synthetic_dataset(
     """Make up ``samples`` feeds on which ``session``, which runs ``model``, runs through.
 
     Unknown dimensions get ``batch_size`` when they come first, else the first size from a short list that works;
-    equal names get equal sizes. Floats are standard normal, masks are ones, and integers that index an embedding
-    stay within its rows.
+    equal names get equal sizes. Floats are standard normal, or smooth noise between 0 and 1 where the input looks like
+    images; masks are ones, and integers that index an embedding stay within its rows.
 
     Raises:
         DataError: an input type that cannot be made up, or no tried combination of sizes runs.
@@ -84,6 +85,9 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], limit: int | None, rng: np
         raise DataError(f"cannot make up values for the input '{spec.name}' of type {spec.type}: give --data")
     if spec.dtype == object:
         return np.full(shape, "sample", dtype=object)
+    channel_axis = image_channel_axis(shape)
+    if spec.dtype.kind == "f" and channel_axis is not None:
+        return synthetic_images(shape, channel_axis, rng).astype(spec.dtype)
     if spec.dtype.kind == "f":
         return rng.standard_normal(shape).astype(spec.dtype)
     if "mask" in spec.name.lower():

@@ -35,6 +35,10 @@ class Names:
         self._taken.add(name)
         return name
 
+    def release(self, name: str) -> None:
+        """Give back a name that :meth:`fresh` handed out and that no value has any more."""
+        self._taken.discard(name)
+
 
 def add_constant(
     model: ir.Model, graph: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None

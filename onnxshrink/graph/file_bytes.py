@@ -27,13 +27,38 @@ def node_file_bytes(node: ir.Node) -> int:
     return _field(sum(_field(len(text.encode())) for text in (*values, *texts)) + attributes)
 
 
+def constant_file_bytes(value: ir.Value) -> int:
+    """The bytes of a constant with its values stored raw: an initializer, or a Constant node."""
+    producer = value.producer()
+    if producer is not None:
+        return node_file_bytes(producer)
+    tensor = value.const_value
+    return 0 if tensor is None else tensor_file_bytes(value.name or "", tensor.shape.numpy(), int(tensor.nbytes))
+
+
+def graph_file_bytes(graph: ir.Graph) -> int:
+    """The bytes of a graph's nodes, those of subgraphs included, and of its initializers."""
+    return sum(map(node_file_bytes, graph)) + sum(map(constant_file_bytes, graph.initializers.values()))
+
+
 def _attribute_message(attribute: ir.Attr) -> int:
+    if not attribute.is_ref() and attribute.type == ir.AttributeType.GRAPH:
+        message = _graph_message(attribute.as_graph())
+        return _field(len(attribute.name.encode())) + _ATTRIBUTE_TYPE_BYTES + _field(message)
     if attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
         return int(ir.serde.serialize_attribute(attribute).ByteSize())
     tensor = attribute.as_tensor()
     shape = [int(dim) for dim in tensor.shape]  # type: ignore[arg-type]
     message = _tensor_message(tensor.name or "", shape, int(tensor.nbytes))
     return _field(len(attribute.name.encode())) + _ATTRIBUTE_TYPE_BYTES + _field(message)
+
+
+def _graph_message(graph: ir.Graph) -> int:
+    """A subgraph as it is stored when the shapes between its nodes are not recorded."""
+    interface = sum(
+        _field(int(ir.serde.serialize_value(value).ByteSize())) for value in (*graph.inputs, *graph.outputs)
+    )
+    return (_field(len(graph.name.encode())) if graph.name else 0) + interface + graph_file_bytes(graph)
 
 
 def _tensor_message(name: str, shape: Sequence[int], nbytes: int) -> int:

@@ -1,4 +1,4 @@
-"""Weights as they are stored: each constant once, with all its uses, for passes that change what is stored."""
+"""Weights and biases as they are stored: each constant once, with all its uses, for passes that change it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxshrink.graph.constants import constant_tensor
 from onnxshrink.graph.exact_values import exactness
 from onnxshrink.graph.walk import all_nodes, is_op, label
 from onnxshrink.graph.weight_inputs import weight_input
-from onnxshrink.graph.weights import WeightUse, weight_operands, weight_uses
+from onnxshrink.graph.weights import WeightUse, bias_uses, weight_operands, weight_uses
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,14 @@ def stored_weights(model: ir.Model, op_types: tuple[str, ...] | None = None) -> 
         for value, found in uses.items()
         if op_types is None or any(use.node.op_type in op_types for use in found)
     ]
+
+
+def stored_biases(model: ir.Model) -> list[StoredWeight]:
+    """Every constant that is added as a bias, once, in the order of first use; see :func:`bias_uses`."""
+    uses: defaultdict[ir.Value, list[WeightUse]] = defaultdict(list)
+    for use in bias_uses(model):
+        uses[use.value].append(use)
+    return [_stored_weight(value, tuple(found)) for value, found in uses.items()]
 
 
 def replace_tensor(weight: StoredWeight, tensor: ir.TensorProtocol) -> None:

@@ -37,12 +37,12 @@ def is_function_body(model: ir.Model, graph: ir.Graph) -> bool:
     return any(function.graph is graph for function in model.functions.values())
 
 
-def opset_of(model: ir.Model, graph: ir.Graph) -> int:
-    """The version of the default ONNX domain in force for the nodes of ``graph`` (functions import their own)."""
+def opset_of(model: ir.Model, graph: ir.Graph, domain: str = "") -> int:
+    """The version of an operator domain in force for the nodes of ``graph`` (functions import their own)."""
     for function in model.functions.values():
         if function.graph is graph or graph in set(function.subgraphs()):
-            return function.opset_imports.get("", model.opset_imports.get("", 1))
-    return model.opset_imports.get("", 1)
+            return function.opset_imports.get(domain, model.opset_imports.get(domain, 1))
+    return model.opset_imports.get(domain, 1)
 
 
 def subgraphs_of(node: ir.Node) -> Iterator[ir.Graph]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxshrink.graph.constants import constant_tensor
-from onnxshrink.graph.walk import all_nodes
+from onnxshrink.graph.walk import all_nodes, is_op
 
 
 @dataclass(frozen=True)
@@ -98,3 +98,29 @@ def weight_operands(node: ir.Node) -> Iterator[tuple[int, tuple[int, ...]]]:
     """
     if node.domain == "" and node.op_type in _WEIGHT_INPUTS:
         yield from _WEIGHT_INPUTS[node.op_type](node)
+
+
+_BIAS_INPUTS = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "LSTM": 3, "GRU": 3, "RNN": 3}
+
+
+def bias_uses(model: ir.Model) -> Iterator[WeightUse]:
+    """Every constant floating-point bias with the node that adds it, subgraphs and functions included.
+
+    Biases of Conv, ConvTranspose, Gemm, LSTM, GRU and RNN, and what an Add adds to the output of a MatMul. They have no
+    channel axes.
+    """
+    for node in all_nodes(model):
+        index = _bias_index(node)
+        value = node.inputs[index] if index is not None and index < len(node.inputs) else None
+        tensor = constant_tensor(value)
+        if index is not None and value is not None and tensor is not None and tensor.dtype.is_floating_point():
+            yield WeightUse(node, index, value, ())
+
+
+def _bias_index(node: ir.Node) -> int | None:
+    if node.domain != "":
+        return None
+    if node.op_type == "Add":
+        producers = [None if value is None else value.producer() for value in node.inputs]
+        return next((1 - index for index, producer in enumerate(producers) if is_op(producer, "MatMul")), None)
+    return _BIAS_INPUTS.get(node.op_type)

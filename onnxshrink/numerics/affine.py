@@ -56,7 +56,7 @@ class AffineScheme:
     Attributes:
         symmetric: no zero point.
         search: how the scale is found.
-        half_scale: store the scales as float16 when all of them are normal float16 numbers. It costs no accuracy
+        half_scale: store the scales as float16 when all of them lie between 2⁻¹⁶ and 65504. It costs no accuracy
             worth mentioning: the integers are chosen for the rounded scales.
     """
 
@@ -189,9 +189,12 @@ def _limits(symmetric: bool) -> tuple[int, int]:
     return (-127, 127) if symmetric else (-128, 127)
 
 
+_LEAST_HALF_SCALE = 2.0**-16
+"""float16 numbers are 2⁻²⁴ apart here: a scale moves by 1/512, and the largest weight by a quarter of a step."""
+
+
 def _fits_half(scale: np.ndarray) -> bool:
-    half = np.finfo(np.float16)
-    return bool(scale.min(initial=1) >= half.smallest_normal and scale.max(initial=1) <= half.max)
+    return bool(scale.min(initial=1) >= _LEAST_HALF_SCALE and scale.max(initial=1) <= np.finfo(np.float16).max)
 
 
 def _channel_view(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -76,6 +76,17 @@ def _no_means(model: ir.Model, axes: Mapping[ir.Value, int]) -> Mapping[ir.Value
     return {}
 
 
+OutputErrors = Callable[["ir.Model", "Mapping[ir.Value, Callable[[], np.ndarray]]"], "Mapping[ir.Value, float]"]
+"""How much weights matter: (model, changed values by weight) → relative error of the outputs when it alone is changed.
+
+Weights whose effect cannot be measured, such as those inside subgraphs, are left out; so are all when it takes long.
+"""
+
+
+def _no_errors(model: ir.Model, trials: Mapping[ir.Value, Callable[[], np.ndarray]]) -> Mapping[ir.Value, float]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Context:
     """What a pass may know beside the model.
@@ -84,11 +95,13 @@ class Context:
         seed: seeds every random choice, so that the same input gives the same bytes.
         evaluate: evaluates constant subgraphs with the runtime's own kernels, which keeps folding bit-exact.
         channel_means: measures mean activations per channel; without data it knows none.
+        output_errors: measures what changing one weight does to the outputs; without data it knows nothing.
     """
 
     seed: int = 0
     evaluate: Evaluate = field(default=_no_evaluation)
     channel_means: ChannelMeans = field(default=_no_means)
+    output_errors: OutputErrors = field(default=_no_errors)
 
 
 @dataclass(frozen=True)

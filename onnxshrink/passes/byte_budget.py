@@ -1,67 +1,88 @@
 """Where a few spare bytes buy most accuracy when weights go to int8.
 
-Without data every weight counts as equally sensitive, so what differs is the price. Two things can be bought:
+Every weight starts in its smallest encoding. What can be bought, and what it costs:
 
-- float16 instead of int8, which all but removes a weight's error. It costs almost nothing for depthwise kernels (9 or
-  25 integers share a scale that takes 2 to 4 bytes) and little for the small first layers, which are also those that
-  suffer most.
-- a scale for every 32, 64 or 128 inputs instead of one per channel: the largest of few weights is smaller than the
-  largest of many, and so is the step. It costs 2 bytes per group.
+- a zero point per channel, one byte each, which halves the step of a channel whose weights are all of one sign;
+- a scale for every few inputs instead of one per channel, two bytes each: the largest of few weights is smaller than
+  the largest of many, and so is the step;
+- float16 instead of int8, which all but removes the error and doubles the size. It is the best buy for depthwise
+  kernels, where 9 or 25 integers share a scale, and for the small first layers, which suffer most.
+
+Squared errors of the outputs add up, nearly, over the weights. So the upgrades of each weight that lie on the lower
+convex hull of squared error over size are bought in the order of error removed per byte, as in a fractional knapsack
+(Dantzig 1957, https://doi.org/10.1287/opre.5.2.266).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-import onnx_ir as ir
-
-GROUP_SIZES = (32, 64, 128)
-
-LEAST_GROUPED = 1 << 14
-"""Elements of the smallest weight that is grouped: below, the decoder's Reshape weighs more than the scales."""
-
-_LARGEST_PRICE = 0.005
-_SMALL_PRICE = 1024
-"""float16 may add this share of the total, or this many bytes, per weight: a large weight gains more by groups."""
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class StorageCost:
-    """What one weight takes in the file.
+class Encoding:
+    """How a weight is stored: float16 (``half``), or int8.
 
     Attributes:
-        value: the weight.
-        int8_bytes: as int8 with one scale per channel.
-        half_bytes: as float16; None where that saves nothing.
-        group_bytes: what scales per group add, by group size; empty where the weight cannot be grouped.
+        half: float16; the other fields do not apply.
+        zero_points: int8 with a zero point beside each scale.
+        group: int8 with a scale for every so many inputs; 0: one scale per channel.
     """
 
-    value: ir.Value
-    int8_bytes: int
-    half_bytes: int | None
-    group_bytes: Mapping[int, int]
+    half: bool = False
+    zero_points: bool = False
+    group: int = 0
 
 
 @dataclass(frozen=True)
-class StoragePlan:
-    """Which weights are stored as float16, and the group size of the others (0: one scale per channel)."""
+class Offer:
+    """One encoding of one weight: what it takes in the file, and the squared error of the outputs it leaves."""
 
-    halves: frozenset[ir.Value]
-    group: int
+    encoding: Encoding
+    size_bytes: int
+    squared_error: float
 
 
-def plan_storage(costs: Sequence[StorageCost], spare: float) -> StoragePlan:
-    """Spend up to ``spare`` (a share of the int8 size): cheapest float16 first, then the smallest groups that fit."""
-    total = sum(cost.int8_bytes for cost in costs)
-    left = spare * total
-    prices = {cost.value: cost.half_bytes - cost.int8_bytes for cost in costs if cost.half_bytes is not None}
-    halves: set[ir.Value] = set()
-    for value, price in sorted(prices.items(), key=lambda item: item[1]):
-        if price > min(left, max(_SMALL_PRICE, _LARGEST_PRICE * total)) or spare == 0:
-            break
-        halves.add(value)
-        left -= max(0, price)
-    rest = [cost for cost in costs if cost.value not in halves]
-    added = {size: sum(cost.group_bytes.get(size, 0) for cost in rest) for size in GROUP_SIZES}
-    return StoragePlan(frozenset(halves), next((size for size in GROUP_SIZES if 0 < added[size] <= left), 0))
+@dataclass(frozen=True)
+class _Upgrade:
+    offer: Offer
+    added_bytes: int
+    gain_per_byte: float
+
+
+def spend(offers: Mapping[Key, Sequence[Offer]], budget_bytes: float) -> dict[Key, Encoding]:
+    """The encoding of each weight: its smallest, or what ``budget_bytes`` beyond the smallest buy."""
+    chosen = {key: _smallest(choices).encoding for key, choices in offers.items()}
+    upgrades = [(key, upgrade) for key, choices in offers.items() for upgrade in _upgrades(choices)]
+    too_dear: set[Key] = set()
+    # The sort is stable and gains fall along the upgrades of one weight, so these stay in order.
+    for key, upgrade in sorted(upgrades, key=lambda item: -item[1].gain_per_byte):
+        if upgrade.added_bytes > budget_bytes:
+            too_dear.add(key)  # its later upgrades start from this one
+        if key not in too_dear:
+            chosen[key] = upgrade.offer.encoding
+            budget_bytes -= upgrade.added_bytes
+    return chosen
+
+
+def _smallest(offers: Sequence[Offer]) -> Offer:
+    return min(offers, key=lambda offer: (offer.size_bytes, offer.squared_error))
+
+
+def _upgrades(offers: Sequence[Offer]) -> Iterator[_Upgrade]:
+    """Steps up the lower convex hull, from the smallest offer on, of falling gain per byte."""
+    current = _smallest(offers)
+    while True:
+        steps = [
+            _Upgrade(offer, added, (current.squared_error - offer.squared_error) / added)
+            for offer in offers
+            if (added := offer.size_bytes - current.size_bytes) > 0 and offer.squared_error < current.squared_error
+        ]
+        if not steps:
+            return
+        best = max(steps, key=lambda step: step.gain_per_byte)
+        yield best
+        current = best.offer

@@ -4,12 +4,17 @@ Always removed: nodes whose outputs nobody reads (random operators as well: thei
 without a reader in every graph, functions that are never called, imports of domains that nothing uses, and unused
 optional outputs. Graph inputs stay, used or not: they are the model's signature.
 
-On request: ``names`` (short names for values and initializers, none for nodes), ``docs`` (doc strings and metadata of
-nodes, values, graphs and functions; the model's own metadata stays) and ``value_info`` (recorded shapes that ONNX
-shape inference finds again from the inputs; what it cannot find is kept).
+On request: ``names`` (short names for values and initializers, none for nodes; ``auto``: only where names take more
+than 1 % of the bytes of nodes and constants), ``docs`` (doc strings and metadata of nodes, values, graphs and
+functions; the model's own metadata stays), ``defaults`` (attributes that say what the operator does without them) and
+``value_info`` (recorded shapes that ONNX shape inference finds again from the inputs; what it cannot find is kept).
 
 Refusals: BatchNormalization keeps its extra outputs unless it is known to be in inference mode, because before
-opset 14 they choose the mode. Operators unknown to the ONNX schema registry keep all their outputs.
+opset 14 they choose the mode. Operators unknown to the ONNX schema registry keep all their outputs and attributes.
+Inputs and outputs of graphs and functions keep their names.
+
+Sources: dead code elimination, Aho, Lam, Sethi, Ullman, Compilers, 2nd edition, section 9.1.6; optional outputs and
+default attributes: https://onnx.ai/onnx/repo-docs/IR.html and the schemas, https://onnx.ai/onnx/operators/.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import onnx
 import onnx_ir as ir
@@ -26,6 +31,8 @@ from onnxshrink.graph.edits import drop_initializer_if_unused, is_unused, remove
 from onnxshrink.graph.shapes import forget_redundant_shapes
 from onnxshrink.graph.walk import all_graphs, all_nodes, label, opset_of, subgraphs_of
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult
+from onnxshrink.passes.default_attributes import drop_default_attributes
+from onnxshrink.passes.short_names import names_weigh_much, shorten_names
 
 
 @dataclass(frozen=True)
@@ -35,13 +42,14 @@ class DropUnused(Pass):
     name: ClassVar[str] = "drop-unused"
     effect: ClassVar[Effect] = Effect.EXACT
 
-    names: bool = field(
-        default=False,
-        metadata={"help": "give values and initializers short names; graph inputs and outputs keep theirs"},
+    names: Literal["keep", "short", "auto"] = field(
+        default="keep",
+        metadata={"help": "keep names, shorten those inside graphs, or shorten them only where they take over 1 %"},
     )
     docs: bool = field(
         default=False, metadata={"help": "remove doc strings and metadata of nodes, values, graphs and functions"}
     )
+    defaults: bool = field(default=False, metadata={"help": "remove attributes that equal the operator's defaults"})
     value_info: bool = field(
         default=True, metadata={"help": "do not record intermediate shapes that shape inference finds again"}
     )
@@ -52,8 +60,10 @@ class DropUnused(Pass):
         changes += _drop_opset_imports(model)
         if self.docs:
             changes += _drop_docs(model)
-        if self.names:
-            changes += _shorten_names(model)
+        if self.defaults and (count := drop_default_attributes(model)):
+            changes.append(Change("model", f"{count} attributes removed that equal the operator's defaults"))
+        if (self.names == "short" or (self.names == "auto" and names_weigh_much(model))) and shorten_names(model):
+            changes.append(Change("model", "values and initializers have short names, nodes have none"))
         if self.value_info and (count := forget_redundant_shapes(model)):
             changes.append(Change("model", f"{count} recorded shapes removed that shape inference finds again"))
         return PassResult(tuple(changes))
@@ -143,24 +153,3 @@ def _drop_docs(model: ir.Model) -> Iterator[Change]:
         function.metadata_props.clear()
     if removed:
         yield Change("model", f"{removed} doc strings and metadata entries removed")
-
-
-def _shorten_names(model: ir.Model) -> Iterator[Change]:
-    """Number all values in base 36; names stay unique over all graphs, so that no scope shadows another."""
-    fixed = {
-        value.name for graph in all_graphs(model) for value in (*graph.inputs, *graph.outputs) if value.name is not None
-    }
-    numbers = iter(range(10**9))
-    for graph in all_graphs(model):
-        for node in graph:
-            node.name = None
-        inner = chain(graph.initializers.values(), chain.from_iterable(node.outputs for node in graph))
-        for value in list(inner):
-            if value.name and value.name not in fixed:
-                value.name = next(name for number in numbers if (name := _base36(number)) not in fixed)
-    yield Change("model", "values and initializers have short names, nodes have none")
-
-
-def _base36(number: int) -> str:
-    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
-    return digits[number] if number < 36 else _base36(number // 36) + digits[number % 36]

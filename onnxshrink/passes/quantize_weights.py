@@ -2,11 +2,12 @@
 
     q = clip(round(w / scale) + zero_point),  ŵ = (q − zero_point) · scale
 
-Applies to the weights of Conv, ConvTranspose, Gemm, MatMul, Gather (embeddings), LSTM, GRU and RNN; biases and small
-weights stay float. The scale minimises the squared error, and rounding errors are made to cancel in the sums that the
-weights take part in, by the mean inputs where they are known. ``spare``, a small share of the size, is spent where it
-buys most accuracy: on float16 for weights that int8 hardly makes smaller, mostly depthwise kernels and first
-layers, then on scales per group of inputs for matrices.
+Applies to the weights of Conv, ConvTranspose, Gemm, MatMul, Gather (embeddings), LSTM, GRU and RNN; small weights stay
+float, and biases go to float16, which rounds them far finer than int8 does the weights beside them. The scale minimises
+the squared error, and rounding errors are made to cancel in the sums that the weights take part in, by the mean inputs
+where they are known. ``spare``, a small share of the size, is spent where it buys most accuracy, on zero points,
+scales per group of inputs, or float16: the outputs' error with one weight in int8 is measured for each weight in turn,
+where that is quick.
 
 Forms: ``folded`` nodes become a float constant when ONNX Runtime loads the model, and inference costs what it did.
 ``fused`` (DequantizeLinear, opset 13) lets ONNX Runtime compute a MatMul from the integers. ``auto`` takes the fused
@@ -22,24 +23,34 @@ https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.errors import RecipeError
 from onnxshrink.graph.edits import Names
-from onnxshrink.graph.stored_weights import StoredWeight, stored_weights
+from onnxshrink.graph.stored_weights import StoredWeight, stored_biases, stored_weights
 from onnxshrink.graph.weight_inputs import WeightInput, per_weight, weight_input
-from onnxshrink.numerics.affine import AffineScheme, AffineWeight, InputMean, quantize_in_groups, quantize_weight
+from onnxshrink.numerics.affine import (
+    AffineScheme,
+    AffineWeight,
+    InputMean,
+    dequantize_weight,
+    quantize_in_groups,
+    quantize_weight,
+)
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
-from onnxshrink.passes.byte_budget import GROUP_SIZES, LEAST_GROUPED, StorageCost, plan_storage
+from onnxshrink.passes.byte_budget import Encoding, spend
 from onnxshrink.passes.fused_form import can_fuse, fuse, fused_is_faster
+from onnxshrink.passes.weight_offers import int8_bytes, priced, scale_count, weight_offers
 from onnxshrink.passes.weight_selection import check_minimum, select_weights
-from onnxshrink.storage.affine_int8 import channel_count, decoder_bytes, folded_decoder, half_scale_pays
+from onnxshrink.storage.affine_int8 import folded_decoder, half_scale_pays
 from onnxshrink.storage.decoders import DecoderBuilder
-from onnxshrink.storage.float16 import encode_float16, float16_decoder, float16_overhead_bytes
+from onnxshrink.storage.float16 import encode_float16, float16_decoder
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,9 @@ class QuantizeWeights(Pass):
     granularity: Literal["channel", "tensor"] = field(
         default="channel", metadata={"help": "one scale per output channel, or one per weight tensor"}
     )
-    symmetric: bool = field(default=True, metadata={"help": "without a zero point; false fits lopsided weights closer"})
+    symmetric: bool = field(
+        default=True, metadata={"help": "zero points only where spare bytes pay for them; false: for every weight"}
+    )
     scale: Literal["mse", "max"] = field(
         default="mse", metadata={"help": "scale of least squared error, or just large enough to clip nothing"}
     )
@@ -63,9 +76,12 @@ class QuantizeWeights(Pass):
         default="auto",
         metadata={"help": "decode when the model is loaded, compute from the integers, or what is faster"},
     )
+    biases: Literal["float16", "float32"] = field(
+        default="float16", metadata={"help": "how biases are stored; float16 rounds far finer than int8 does weights"}
+    )
     spare: float = field(
-        default=0.03,
-        metadata={"help": "share of the int8 size that float16 storage and finer scales may add for accuracy"},
+        default=0.04,
+        metadata={"help": "share of the int8 size that zero points, finer scales and float16 may add for accuracy"},
     )
     min_elements: int = field(default=64, metadata={"help": "smaller weights stay float"})
     include: tuple[str, ...] = field(
@@ -89,50 +105,62 @@ class QuantizeWeights(Pass):
             else:
                 skips.append(Skip(weight.name, weight.obstacle))
         encoder = _Encoder(self, model, Names(model), _input_means(self, model, weights, context))
-        plan = plan_storage(self._costs(weights), self.spare)
+        encodings = self._encodings(model, weights, encoder, context)
+        biases = self._biases(model, weights)
         changes: list[Change] = []
-        for weight in weights:
-            outcome = encoder.encode(weight, half=weight.value in plan.halves, group=plan.group)
+        for weight in [*weights, *biases]:
+            outcome = encoder.encode(weight, encodings.get(weight.value, Encoding(half=True)))
             if isinstance(outcome, Change):
                 changes.append(outcome)
             else:
                 skips.append(outcome)
         return PassResult(tuple(changes), tuple(skips))
 
-    def _is_candidate(self, weight: StoredWeight) -> bool:
-        types = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
-        tensor = weight.tensor
-        return tensor.dtype in types and tensor.size >= self.min_elements and self._int8_bytes(weight) < tensor.nbytes
-
     def channel_axes(self, weight: StoredWeight) -> tuple[int, ...]:
         return weight.channel_axes if self.granularity == "channel" else ()
 
-    def groups(self, weight: StoredWeight, size: int) -> bool:
-        """Whether ``weight`` gets scales of its own for every ``size`` inputs, when there is room for that."""
-        axis = weight.input_axis
-        if not size or axis is None or weight.kernel_size > 1 or not self.channel_axes(weight):
+    @property
+    def plain(self) -> Encoding:
+        """How weights are stored that get nothing of the spare bytes."""
+        return Encoding(zero_points=not self.symmetric)
+
+    def _is_candidate(self, weight: StoredWeight) -> bool:
+        types = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+        tensor = weight.tensor
+        if tensor.dtype not in types or tensor.size < self.min_elements:
             return False
-        if weight.tensor.size < LEAST_GROUPED:
-            return False
-        return weight.shape[axis] >= 2 * size and weight.shape[axis] % size == 0
+        return int8_bytes(weight, self.channel_axes(weight), self.plain) < tensor.nbytes
 
-    def _costs(self, weights: Sequence[StoredWeight]) -> list[StorageCost]:
-        return [self._cost(weight) for weight in weights]
+    def _biases(self, model: ir.Model, weights: Sequence[StoredWeight]) -> list[StoredWeight]:
+        """The biases beside ``weights`` that go to float16."""
+        if self.biases == "float32":
+            return []
+        wide = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+        nodes = {use.node for weight in weights for use in weight.uses}
+        return [
+            bias
+            for bias in stored_biases(model)
+            if bias.obstacle is None
+            and bias.tensor.dtype in wide
+            and bias.tensor.size >= self.min_elements
+            and any(_adds_to(use.node, nodes) for use in bias.uses)
+        ]
 
-    def _cost(self, weight: StoredWeight) -> StorageCost:
-        wide = weight.tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
-        channels = channel_count(weight.shape, self.channel_axes(weight))
-        inputs = weight.shape[weight.input_axis] if weight.input_axis is not None else 0
-        return StorageCost(
-            weight.value,
-            self._int8_bytes(weight),
-            2 * weight.tensor.size + float16_overhead_bytes() if wide else None,
-            {size: 2 * channels * (inputs // size) for size in GROUP_SIZES if self.groups(weight, size)},
-        )
-
-    def _int8_bytes(self, weight: StoredWeight) -> int:
-        channels = channel_count(weight.shape, self.channel_axes(weight))
-        return weight.tensor.size + decoder_bytes(channels, symmetric=self.symmetric)
+    def _encodings(
+        self, model: ir.Model, weights: Sequence[StoredWeight], encoder: _Encoder, context: Context
+    ) -> dict[ir.Value, Encoding]:
+        """What each weight is stored as: plain int8, and better where the spare bytes pay for it."""
+        plain = {weight.value: self.plain for weight in weights}
+        eligible = [weight for weight in weights if not encoder.wants_fused(weight)]
+        if self.spare == 0 or not eligible:
+            return plain
+        offers = {
+            weight.value: weight_offers(weight, self.channel_axes(weight), symmetric=self.symmetric)
+            for weight in eligible
+        }
+        trials = {weight.value: partial(encoder.decoded, weight, self.plain) for weight in eligible}
+        budget = self.spare * sum(choices[0].size_bytes for choices in offers.values())
+        return plain | spend(priced(offers, context.output_errors(model, trials)), budget)
 
 
 @dataclass(frozen=True)
@@ -144,27 +172,36 @@ class _Encoder:
     names: Names
     means: Mapping[ir.Value, InputMean]
 
-    def encode(self, weight: StoredWeight, *, half: bool, group: int) -> Change | Skip:
+    def encode(self, weight: StoredWeight, encoding: Encoding) -> Change | Skip:
         try:
-            if half:
+            if encoding.half:
                 return self._store_half(weight)
         except ValueError:
             pass  # float16 does not hold these weights; int8 has a scale of its own and does
         try:
-            return self._store_int8(weight, group)
+            return self._store_int8(weight, self.settings.plain if encoding.half else encoding)
         except ValueError as refusal:
             return Skip(weight.name, str(refusal))
+
+    def decoded(self, weight: StoredWeight, encoding: Encoding) -> np.ndarray:
+        """The values that int8 ``encoding`` leaves of ``weight``, of its shape and type."""
+        values = dequantize_weight(self._quantized(weight, encoding, fused=False))
+        return values.reshape(weight.shape).astype(weight.tensor.dtype.numpy())
+
+    def wants_fused(self, weight: StoredWeight) -> bool:
+        if self.settings.form == "folded" or not can_fuse(self.model, weight):
+            return False
+        return self.settings.form == "fused" or fused_is_faster(weight)
 
     def _store_half(self, weight: StoredWeight) -> Change:
         encoded = encode_float16(weight.array())
         build = DecoderBuilder(self.model, weight.value, self.names)
         build.replace(float16_decoder(build, encoded, weight.tensor.dtype))
-        return Change(weight.name, "stored as float16, which costs little more than int8 here")
+        return Change(weight.name, "stored as float16")
 
-    def _store_int8(self, weight: StoredWeight, group: int) -> Change:
-        fused = self._wants_fused(weight)
-        group = 0 if fused or not self.settings.groups(weight, group) else group
-        encoded = self._quantized(weight, group, fused)
+    def _store_int8(self, weight: StoredWeight, encoding: Encoding) -> Change:
+        fused = self.wants_fused(weight)
+        encoded = self._quantized(weight, encoding, fused)
         build = DecoderBuilder(self.model, weight.value, self.names)
         if fused:
             fuse(build, weight, encoded)
@@ -174,20 +211,19 @@ class _Encoder:
         form = "fused into the operator" if fused else "folded when loaded"
         return Change(weight.name, f"stored as int8 with {encoded.scale.size:,} scales{zero_points}, {form}")
 
-    def _quantized(self, weight: StoredWeight, group: int, fused: bool) -> AffineWeight:
-        settings, axes = self.settings, self.settings.channel_axes(weight)
-        half_scale = not fused and half_scale_pays(channel_count(weight.shape, axes))
-        scheme = AffineScheme(settings.symmetric, settings.scale, half_scale)
+    def _quantized(self, weight: StoredWeight, encoding: Encoding, fused: bool) -> AffineWeight:
+        axes, axis = self.settings.channel_axes(weight), weight.input_axis
+        half_scale = not fused and half_scale_pays(scale_count(weight, axes, encoding))
+        scheme = AffineScheme(not encoding.zero_points, self.settings.scale, half_scale)
         inputs = self.means.get(weight.value)
-        axis = weight.input_axis
-        if group and axis is not None:
-            return quantize_in_groups(weight.array(), axes, axis, group, scheme, inputs)
+        if encoding.group and axis is not None:
+            return quantize_in_groups(weight.array(), axes, axis, encoding.group, scheme, inputs)
         return quantize_weight(weight.array(), axes, scheme, inputs)
 
-    def _wants_fused(self, weight: StoredWeight) -> bool:
-        if self.settings.form == "folded" or not can_fuse(self.model, weight):
-            return False
-        return self.settings.form == "fused" or fused_is_faster(weight)
+
+def _adds_to(node: ir.Node, nodes: Collection[ir.Node]) -> bool:
+    """Whether ``node`` is one of ``nodes``, or an Add behind one."""
+    return node in nodes or any(value is not None and value.producer() in nodes for value in node.inputs)
 
 
 def _input_means(

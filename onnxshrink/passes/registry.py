@@ -22,6 +22,7 @@ PASSES: Mapping[str, str] = {
     "quantize-weights": "onnxshrink.passes.quantize_weights:QuantizeWeights",
     "quantize-float16": "onnxshrink.passes.quantize_float16:QuantizeFloat16",
     "prune-weights": "onnxshrink.passes.prune_weights:PruneWeights",
+    "pack-weights": "onnxshrink.passes.pack_weights:PackWeights",
 }
 
 

@@ -7,6 +7,8 @@ graph.
 
 Refusals: random operators, operators of custom domains and function calls (they may be random or keep state), nodes
 with subgraphs, overridable initializers, and values that are graph outputs under names of their own.
+
+Source: Cocke 1970, Global common subexpression elimination, https://doi.org/10.1145/800028.808480.
 """
 
 from __future__ import annotations

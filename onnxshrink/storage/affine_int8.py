@@ -21,7 +21,8 @@ from onnxshrink.storage.decoders import DecoderBuilder
 _TENSOR_BYTES = 25
 _CAST_BYTES = 35
 _MUL_BYTES = 30
-"""What a tensor's header and the two kinds of nodes take in a file, with short names."""
+_RESHAPE_BYTES = 35
+"""What a tensor's header and the three kinds of nodes take in a file, with short names."""
 
 
 def folded_decoder(build: DecoderBuilder, weight: AffineWeight, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Value:
@@ -61,11 +62,15 @@ def half_scale_pays(channels: int) -> bool:
     return 2 * channels > _CAST_BYTES
 
 
-def decoder_bytes(channels: int, *, symmetric: bool) -> int:
-    """About how many bytes the folded decoder takes in a file beside the integers, measured with short names."""
-    scales = min(4 * channels, 2 * channels + _CAST_BYTES)
-    zero_points = 0 if symmetric else channels + _TENSOR_BYTES + _CAST_BYTES + _MUL_BYTES
-    return 2 * _TENSOR_BYTES + _CAST_BYTES + _MUL_BYTES + scales + zero_points
+def decoder_bytes(scales: int, *, symmetric: bool, rank: int = 0) -> int:
+    """About how many bytes the folded decoder takes in a file beside the integers, measured with short names.
+
+    ``rank`` of the weight when the scales belong to groups of inputs, which takes a Reshape; else 0.
+    """
+    numbers = min(4 * scales, 2 * scales + _CAST_BYTES)
+    zero_points = 0 if symmetric else scales + _TENSOR_BYTES + _CAST_BYTES + _MUL_BYTES
+    reshape = _RESHAPE_BYTES + _TENSOR_BYTES + 8 * rank if rank else 0
+    return 2 * _TENSOR_BYTES + _CAST_BYTES + _MUL_BYTES + numbers + zero_points + reshape
 
 
 def _leading_ones_dropped(scale: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.graph.edits import Names, add_constant, remove_node
+from onnxshrink.graph.file_bytes import constant_file_bytes, node_file_bytes
 from onnxshrink.graph.shapes import mark_inferred
 
 
@@ -19,12 +20,17 @@ class DecoderBuilder:
         self._model, self._graph, self._encoded, self._names = model, graph, encoded, names
         self._top = next(iter(graph))
         self._nodes: list[ir.Node] = []
+        self._constants: list[ir.Value] = []
 
     def constant(self, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
         """Store ``array``. Names are short on purpose: a file holds each of them twice, and small models feel it."""
-        return add_constant(self._model, self._graph, self._names.fresh(name), array, dtype)
+        value = add_constant(self._model, self._graph, self._names.fresh(name), array, dtype)
+        self._constants.append(value)
+        return value
 
-    def node(self, op_type: str, inputs: list[ir.Value], dtype: ir.DataType, **attributes: int) -> ir.Value:
+    def node(
+        self, op_type: str, inputs: list[ir.Value], dtype: ir.DataType, **attributes: int | ir.TensorProtocol
+    ) -> ir.Value:
         """Add a node with one output of type ``dtype``."""
         node = ir.node(op_type, inputs, attributes or None)
         output = node.outputs[0]
@@ -39,6 +45,24 @@ class DecoderBuilder:
             return value
         return self.node("Cast", [value], dtype, to=int(dtype))
 
+    def file_bytes(self, decoded: ir.Value) -> int:
+        """What the constants and nodes built so far take in the file once ``decoded`` has the constant's name."""
+        own_name, decoded.name = decoded.name, self._encoded.name
+        size = sum(map(constant_file_bytes, self._constants)) + sum(map(node_file_bytes, self._nodes))
+        decoded.name = own_name
+        return size
+
+    def discard(self) -> None:
+        """Take back everything built so far; the encoded constant stays in place."""
+        for node in reversed(self._nodes):
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
+        for value in (*self._constants, *(node.outputs[0] for node in self._nodes)):
+            assert value.name is not None
+            self._names.release(value.name)
+        for constant in self._constants:
+            self._remove_constant(constant)
+
     def replace(self, decoded: ir.Value) -> None:
         """Let every reader of the encoded constant read ``decoded``, which takes over its name; drop the constant."""
         old = self._encoded
@@ -46,11 +70,15 @@ class DecoderBuilder:
         for node in self._nodes:
             node.name = ""  # the graph has named it; a name that nobody chose is not worth its bytes
         old.replace_all_uses_with(decoded)
-        name, producer = old.name, old.producer()
-        if producer is None:
-            assert name is not None
-            self._graph.initializers.pop(name)
-        else:
-            remove_node(producer)
+        name = old.name
+        self._remove_constant(old)
         old.name, decoded.name = None, name
         decoded.shape = old.shape
+
+    def _remove_constant(self, constant: ir.Value) -> None:
+        producer = constant.producer()
+        if producer is None:
+            assert constant.name is not None
+            self._graph.initializers.pop(constant.name)
+        else:
+            remove_node(producer)

@@ -7,8 +7,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxshrink.graph.file_bytes import node_file_bytes, tensor_file_bytes
-from onnxshrink.graph.walk import all_nodes
+from onnxshrink.graph.file_bytes import graph_file_bytes, node_file_bytes, tensor_file_bytes
+from onnxshrink.graph.shapes import forget_inferred_shapes
+from onnxshrink.graph.walk import all_graphs, all_nodes
 from tests.support import model_from_text
 
 
@@ -35,3 +36,25 @@ def test_nodes_take_what_protobuf_says() -> None:
         graph = onnx.GraphProto()
         graph.node.append(ir.serde.serialize_node(node))
         assert node_file_bytes(node) == graph.ByteSize(), node.op_type
+
+
+def test_graphs_take_what_protobuf_says_of_their_nodes_and_constants() -> None:
+    model = model_from_text("""
+        <ir_version: 8, opset_import: ["": 15]>
+        main (bool c, float[2,3] x) => (float[2,3] y) <float[3] w = {1, 2, 3}> {
+            z = Mul(x, w)
+            y = If(c)<
+                then_branch = a () => (float[2,3] p) <float[1] v = {2}> { p = Mul(z, v) },
+                else_branch = b () => (float[2,3] q) { q = Neg(z) }>
+        }
+    """)
+    for graph in all_graphs(model):
+        for name, value in graph.initializers.items():  # as raw bytes, not as the parser stores them
+            assert value.const_value is not None
+            value.const_value = ir.tensor(value.const_value.numpy(), name=name)
+    forget_inferred_shapes(model)
+    proto = ir.to_proto(model).graph
+    del proto.input[:], proto.output[:]
+    proto.name = ""
+    empty = onnx.GraphProto(name="")
+    assert graph_file_bytes(model.graph) == proto.ByteSize() - empty.ByteSize()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
 from onnxshrink.graph.shapes import forget_inferred_shapes
 from onnxshrink.passes.drop_unused import DropUnused
+from onnxshrink.passes.quantize_weights import QuantizeWeights
 from tests.support import apply, model_from_text, op_counts, outputs
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -90,13 +92,13 @@ def test_text_goes_on_request_and_the_interface_keeps_its_names() -> None:
     node.metadata_props["stack"] = "trace"
     model.metadata_props["author"] = "kept"
     before = outputs(model, {"cond": np.array(True), "input_x": X})
-    apply(DropUnused(names=True, docs=True), model)
+    apply(DropUnused(names="short", docs=True), model)
     assert node.doc_string is None
     assert not node.metadata_props
     assert model.metadata_props == {"author": "kept"}
     assert [value.name for value in model.graph.inputs] == ["cond", "input_x"]
-    assert list(model.graph.initializers) == ["0"]
-    assert node.outputs[0].name == "1"
+    assert node.outputs[0].name == "a", "mentioned most often"
+    assert list(model.graph.initializers) == ["b"]
     assert np.array_equal(before["output_y"], outputs(model, {"cond": np.array(True), "input_x": X})["output_y"])
 
 
@@ -112,3 +114,68 @@ def test_recorded_shapes_that_inference_finds_go_and_others_stay() -> None:
     forget_inferred_shapes(model)
     recorded = ir.to_proto(model).graph.value_info
     assert [info.name for info in recorded] == ["b"]
+
+
+def test_short_names_may_equal_names_that_are_taken() -> None:
+    model = model_from_text("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[2,3] x) => (float[2,3] d) <float[1] b = {2}, float[1] a = {3}, float[1] c = {5}> {
+            p = Mul(x, c)
+            q = Mul(p, c)
+            r = Add(q, b)
+            d = Sub(r, a)
+        }""")
+    before = outputs(model, {"x": X})
+    apply(DropUnused(names="short"), model)
+    assert set(model.graph.initializers) == {"a", "b", "c"}, "d is an output"
+    assert {name: value.const_value.name for name, value in model.graph.initializers.items() if value.const_value} == {
+        name: name for name in "abc"
+    }
+    assert np.array_equal(before["d"], outputs(model, {"x": X})["d"])
+
+
+def test_short_names_after_weights_were_encoded() -> None:
+    weights = {name: np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32) for name in ("h", "q", "w")}
+    model = model_from_text(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[1,16] x) => (float[1,16] y) { s = MatMul(x, w)  t = MatMul(s, q)  y = MatMul(t, h) }""",
+        **weights,
+    )
+    apply(QuantizeWeights(), model)
+    feeds = {"x": np.ones((1, 16), np.float32)}
+    before = outputs(model, feeds)
+    apply(DropUnused(names="short"), model)
+    assert np.array_equal(before["y"], outputs(model, feeds)["y"])
+    assert all(len(name) == 1 for name in model.graph.initializers)
+
+
+def test_names_in_functions_are_shortened_and_their_interface_stays() -> None:
+    model = model_from_text("""
+        <ir_version: 8, opset_import: ["": 17, "f": 1]>
+        g (float[2,3] x) => (float[2,3] y) { y = f.twice(x) }
+        <domain: "f", opset_import: ["": 17]>
+        twice (operand) => (result) { once_negated = Neg(operand)  result = Neg(once_negated) }""")
+    apply(DropUnused(names="short"), model)
+    function = next(iter(model.functions.values()))
+    assert [value.name for value in (*function.inputs, *function.outputs)] == ["operand", "result"]
+    assert next(iter(function)).outputs[0].name == "a"
+
+
+@pytest.mark.parametrize(("elements", "shortened"), [(16, True), (4096, False)])
+def test_auto_shortens_names_only_where_they_weigh(elements: int, shortened: bool) -> None:
+    model = model_from_text(
+        f"""<ir_version: 8, opset_import: ["": 17]>
+        g (float[{elements}] x) => (float[{elements}] y) {{ a_long_name = Mul(x, w)  y = Exp(a_long_name) }}""",
+        w=np.ones(elements, np.float32),
+    )
+    apply(DropUnused(names="auto"), model)
+    names = [next(iter(model.graph)).outputs[0].name, *model.graph.initializers]
+    assert names == (["b", "a"] if shortened else ["a_long_name", "w"])
+
+
+def test_nodes_without_names_stay_so_in_a_copy() -> None:
+    model = model_from_text("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[2,3] x) => (float[2,3] y) { [a_node] z = Exp(x)  [another] y = Neg(z) }""")
+    apply(DropUnused(names="short"), model)
+    assert [node.name for node in ir.to_proto(model.clone()).graph.node] == ["", ""]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -201,24 +201,115 @@ def test_spare_bytes_go_to_float16_for_depthwise_kernels() -> None:
     model = model_from_text(text, **weights)
     apply(QuantizeWeights(), model)
     assert (32, 1, 3, 3) in {array.shape for array in _constants(model, np.float16)}
-    assert [array.shape for array in _constants(model, np.int8)] == [(512, 32, 1, 1)]
+    assert (512, 32, 1, 1) in {array.shape for array in _constants(model, np.int8)}
     model = model_from_text(text, **weights)
     apply(QuantizeWeights(spare=0), model)
     assert len(_constants(model, np.int8)) == 2
 
 
-def test_spare_bytes_go_to_groups_of_inputs_for_matrices() -> None:
-    text = _MATMUL.replace("64", "256").replace("48", "128")
-    feeds = {"x": _normal(3, 256, seed=1)}
-    before = model_from_text(text, w=_normal(256, 128))
+@pytest.mark.parametrize(
+    ("text", "shape", "stored"),
+    [
+        (_MATMUL.replace("64", "256").replace("48", "128"), (256, 128), (4, 64, 128)),
+        (
+            _HEAD.format(opset=13) + "m (float[3, 256, 6, 6] x) => (float[3, 8, 5, 5] y) { y = Conv(x, w) }",
+            (8, 256, 2, 2),
+            (8, 16, 16, 2, 2),
+        ),
+    ],
+)
+def test_spare_bytes_go_to_groups_of_inputs(text: str, shape: tuple[int, ...], stored: tuple[int, ...]) -> None:
+    feeds = {"x": _normal(3, *((256, 6, 6) if len(shape) == 4 else (256,)), seed=1)}
+    before = model_from_text(text, w=_normal(*shape))
     errors = []
     for spare in (0.0, 0.05):
-        model = model_from_text(text, w=_normal(256, 128))
+        model = model_from_text(text, w=_normal(*shape))
         apply(QuantizeWeights(spare=spare), model)
         errors.append(_output_error(before, model, feeds))
-    assert [array.shape for array in _constants(model, np.int8)] == [(4, 64, 128)]
+    assert stored in {array.shape for array in _constants(model, np.int8)}
     assert errors[1] < 0.9 * errors[0]
-    assert [node.op_type for node in optimized_model(model).graph.node] == ["MatMul"]
+    assert not {"Mul", "Cast", "Reshape"} & {node.op_type for node in optimized_model(model).graph.node}
+
+
+def test_spare_bytes_go_to_zero_points_for_lopsided_weights() -> None:
+    model = model_from_text(_MATMUL, w=np.abs(_normal(64, 48)))
+    result = apply(QuantizeWeights(spare=0.07), model)
+    assert result.changes[0].what.startswith("stored as int8 with 48 scales and zero points")
+
+
+def test_measured_output_errors_decide_where_spare_bytes_go() -> None:
+    text = _HEAD.format(opset=13) + (
+        "m (float[N, 64] x) => (float[N, 64] y) { h = MatMul(x, first)  y = MatMul(h, second) }"
+    )
+    weights = {"first": _normal(64, 64), "second": _normal(64, 64, seed=1)}
+    for favourite in weights:
+
+        def errors(
+            model: ir.Model, trials: Mapping[ir.Value, Callable[[], np.ndarray]], favourite: str = favourite
+        ) -> Mapping[ir.Value, float]:
+            for value, trial in trials.items():
+                changed = trial()
+                step = np.abs(weights[value.name or ""]).max() / 127
+                assert changed.dtype == np.float32
+                assert np.abs(changed - weights[value.name or ""]).max() <= step
+            return {value: 0.1 if value.name == favourite else 0.001 for value in trials}
+
+        model = model_from_text(text, **weights)
+        result = apply(QuantizeWeights(spare=0.6), model, Context(output_errors=errors))
+        assert [change.node for change in result.changes if change.what == "stored as float16"] == [favourite]
+
+
+_BIASED = {
+    "Conv": "m (float[1, 8, 6, 6] x) => (float[1, 80, 6, 6] y) { y = Conv(x, w, b) }",
+    "Gemm": "m (float[3, 8] x) => (float[3, 80] y) { y = Gemm<transB = 1>(x, w, b) }",
+    "MatMul and Add": "m (float[3, 80] x) => (float[3, 8] y) { h = MatMul(x, w)  y = Add(b, h) }",
+}
+
+
+@pytest.mark.parametrize("name", _BIASED)
+def test_biases_are_stored_as_float16_beside_int8_weights(name: str) -> None:
+    text = _HEAD.format(opset=13) + _BIASED[name]
+    weight = _normal(80, 8, 1, 1) if name == "Conv" else _normal(80, 8)
+    bias = _normal(3, 8, seed=2) if name == "MatMul and Add" else _normal(80, seed=2)
+    fields = {"spare": 0.0, "min_elements": 20}
+    for biases, kept in (("float16", False), ("float32", True)):
+        model = model_from_text(text, w=weight, b=bias)
+        apply(QuantizeWeights(biases=biases, **fields), model)  # type: ignore[arg-type]
+        assert any(array.shape == bias.shape for array in _constants(model, np.float32)) == kept
+        assert any(np.array_equal(array, bias.astype(np.float16)) for array in _constants(model, np.float16)) != kept
+
+
+def test_biases_of_functions_and_shared_biases_are_stored_once() -> None:
+    numbers = ", ".join(f"{number:.4f}" for number in _normal(96, 8).reshape(-1))
+    bias = ", ".join(f"{number:.4f}" for number in _normal(96, seed=1))
+    text = f"""<ir_version: 8, opset_import: ["": 13, "local": 1]>
+    m (float[3, 8] x) => (float[3, 96] y) {{ y = local.layer(x) }}
+    <domain: "local", opset_import: ["": 13]>
+    layer (a) => (c) {{ w = Constant<value = float[96, 8] {{{numbers}}}>()  b = Constant<value = float[96] {{{bias}}}>()
+      d = Gemm<transB = 1>(a, w, b)  e = Gemm<transB = 1>(a, w, b)  c = Add(d, e) }}
+    """
+    before, model = model_from_text(text), model_from_text(text)
+    result = apply(QuantizeWeights(spare=0), model)
+    assert [change.node for change in result.changes] == ["w", "b"]
+    assert [array.shape for array in _constants(model, np.float16)].count((96,)) == 1
+    assert _output_error(before, model, {"x": _normal(3, 8, seed=1)}) < 1 / 80
+
+
+def test_a_bias_that_another_operator_reads_too_stays() -> None:
+    text = _HEAD.format(opset=13) + (
+        "m (float[3, 64] x) => (float[3, 96] y) { h = Gemm<transB = 1>(x, w, b)  y = Mul(h, b) }"
+    )
+    result = apply(QuantizeWeights(), model_from_text(text, w=_normal(96, 64), b=_normal(96)))
+    assert [change.node for change in result.changes] == ["w"]
+
+
+def test_biases_of_weights_that_stay_stay_too() -> None:
+    model = model_from_text(
+        _HEAD.format(opset=13) + "m (float[3, 64] x) => (float[3, 96] y) { y = Gemm<transB = 1>(x, w, b) }",
+        w=_normal(96, 64),
+        b=_normal(96),
+    )
+    assert not apply(QuantizeWeights(exclude=("w",)), model).changes
 
 
 def test_measured_means_steer_the_rounding() -> None:

@@ -1,0 +1,27 @@
+"""What every exact encoding of a constant offers; ``pack-weights`` chooses among them by the bytes they take."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxshrink.storage.decoders import DecoderBuilder
+
+
+class Encoded(Protocol):
+    """One constant in an encoding that gives back its very bits."""
+
+    @property
+    def what(self) -> str:
+        """The encoding in a clause for the report, such as ``105 distinct values, one byte each``."""
+
+    def can_decode(self, dtype: ir.DataType, opset: int) -> bool:
+        """Whether the operators of the decoder take ``dtype`` at this version of the default ONNX domain."""
+
+    def decode(self) -> np.ndarray:
+        """The constant, computed by numpy: the oracle for the decoder."""
+
+    def decoder(self, build: DecoderBuilder, dtype: ir.DataType, opset: int) -> ir.Value:
+        """Nodes that decode the constant."""
