@@ -107,14 +107,10 @@ class QuantizeWeights(Pass):
         encoder = _Encoder(self, model, Names(model), _input_means(self, model, weights, context))
         encodings = self._encodings(model, weights, encoder, context)
         biases = self._biases(model, weights)
-        changes: list[Change] = []
-        for weight in [*weights, *biases]:
-            outcome = encoder.encode(weight, encodings.get(weight.value, Encoding(half=True)))
-            if isinstance(outcome, Change):
-                changes.append(outcome)
-            else:
-                skips.append(outcome)
-        return PassResult(tuple(changes), tuple(skips))
+        outcomes = [encoder.encode(weight, encodings[weight.value]) for weight in weights]
+        outcomes += [encoder.encode_bias(bias) for bias in biases]
+        skips += [outcome for outcome in outcomes if isinstance(outcome, Skip)]
+        return PassResult(tuple(outcome for outcome in outcomes if isinstance(outcome, Change)), tuple(skips))
 
     def channel_axes(self, weight: StoredWeight) -> tuple[int, ...]:
         return weight.channel_axes if self.granularity == "channel" else ()
@@ -182,6 +178,13 @@ class _Encoder:
             return self._store_int8(weight, self.settings.plain if encoding.half else encoding)
         except ValueError as refusal:
             return Skip(weight.name, str(refusal))
+
+    def encode_bias(self, bias: StoredWeight) -> Change | Skip:
+        """A bias goes to float16 or stays: it is added to sums as it is, and int8 is too coarse for that."""
+        try:
+            return self._store_half(bias)
+        except ValueError as refusal:
+            return Skip(bias.name, str(refusal))
 
     def decoded(self, weight: StoredWeight, encoding: Encoding) -> np.ndarray:
         """The values that int8 ``encoding`` leaves of ``weight``, of its shape and type."""

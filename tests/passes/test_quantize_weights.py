@@ -403,3 +403,13 @@ def test_the_decoder_leaves_no_shapes_behind_in_the_file() -> None:
     apply(QuantizeWeights(), model)
     forget_inferred_shapes(model)
     assert not ir.to_proto(model).graph.value_info
+
+
+def test_a_bias_that_float16_cannot_hold_stays_float() -> None:
+    text = _HEAD.format(opset=13) + "m (float[N, 64] x) => (float[N, 80] y) { y = Gemm<transB = 1>(x, w, b) }"
+    bias = np.full(80, 1e6, np.float32)
+    model = model_from_text(text, w=_normal(80, 64), b=bias)
+    result = apply(QuantizeWeights(), model)
+    assert [skip.node for skip in result.skips] == ["b"]
+    assert any(np.array_equal(array, bias) for array in _constants(model, np.float32))
+    assert {array.shape for array in _constants(model, np.int8)} == {(80, 64), (80, 1)}, "weights and zero points"
