@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.atomic_files import check_destination
@@ -50,6 +51,12 @@ _OPTIMIZED_SLACK = 10
 """ONNX Runtime's own optimisations reorder arithmetic too: the final check allows this many times the tolerance."""
 
 
+_FAR = 0.1
+"""Relative output error from which a recipe's result is called out."""
+
+DataLike = str | os.PathLike[str] | Dataset | Mapping[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What to do to the model, whichever way the user said it."""
@@ -82,7 +89,7 @@ def compress(
     *,
     preset: str | None = None,
     recipe: str | Recipe | None = None,
-    data: str | os.PathLike[str] | Dataset | None = None,
+    data: DataLike | None = None,
     seed: int = 0,
     force: bool = False,
     in_place: bool = False,
@@ -102,7 +109,8 @@ def compress(
         output: the file to write; None writes nothing, the report tells what would come out.
         preset: name of a preset; ``safe`` when neither preset nor recipe is given.
         recipe: passes to apply instead of a preset: a line of text, a ``.toml`` file, or a :class:`Recipe`.
-        data: samples to compare on (an ``.npz`` file or a :class:`Dataset`); None makes synthetic inputs up.
+        data: samples to compare on: an ``.npz`` file, arrays by input name, or a :class:`Dataset`; None makes synthetic
+            inputs up.
         seed: seeds every random choice, and synthetic inputs.
         force: replace an existing output file.
         in_place: replace the input file when no other output is given.
@@ -194,7 +202,7 @@ def _destination(
 
 def _trial(
     source: Source,
-    data: str | os.PathLike[str] | Dataset | None,
+    data: DataLike | None,
     plan: _Plan,
     settings: SessionSettings,
     *,
@@ -231,13 +239,13 @@ def _original_session(source: Source, settings: SessionSettings) -> Session:
         raise ModelError(f"{source.name}: {error}") from error
 
 
-def _samples(
-    data: str | os.PathLike[str] | Dataset | None, model: ir.Model, session: Session, *, seed: int, batch_size: int
-) -> Dataset:
+def _samples(data: DataLike | None, model: ir.Model, session: Session, *, seed: int, batch_size: int) -> Dataset:
     if data is None:
         return synthetic_dataset(model, session, seed=seed, batch_size=batch_size)
     if isinstance(data, Dataset):
         return data.fitted_to(session.inputs)
+    if isinstance(data, Mapping):
+        return Dataset.from_arrays(data, session.inputs)
     return Dataset.from_npz(data, session.inputs)
 
 
@@ -357,13 +365,25 @@ def _notes(report: Report, trial: _Trial | None, provenance_bytes: int) -> Itera
         yield "inputs of its types cannot be made up, so the model was not run: it was checked for validity only"
     elif not trial.check.deterministic:
         yield "the original's outputs change from run to run: only their shapes were compared"
-    if trial is not None and trial.data.synthetic:
-        yield f"no data was given: outputs were compared on {trial.data.description}; accuracy is unknown"
-    if trial is not None and report.agreement is None:
-        yield "latency, memory and agreement were not measured"
+    if trial is not None:
+        yield from _notes_on_data(report, trial.data)
+    if report.preset is None and report.agreement is not None and (report.agreement.relative_error or 0) > _FAR:
+        yield f"the recipe moved the outputs far: relative error {report.agreement.relative_error:.2g}"
     grown = report.result.size.file_bytes - report.original.size.file_bytes
     if grown > 0:
         extra = f", {provenance_bytes} of them the record of how it was made" if provenance_bytes else ""
         yield f"the result is {grown:,} bytes larger than the original{extra}"
     if report.latency is not None and report.latency.significant and report.latency.ratio > 1:
         yield f"the result is slower on this machine: {report.latency.verdict}"
+
+
+def _notes_on_data(report: Report, data: Dataset) -> Iterator[str]:
+    if report.agreement is None:
+        yield f"passes were checked on {data.description}; latency, memory and agreement were not measured"
+        return
+    if data.synthetic:
+        yield f"no data was given: outputs were compared on {data.description}; accuracy is unknown"
+    if data.ignored:
+        yield f"these arrays of the data are neither an input nor 'label' and were not used: {', '.join(data.ignored)}"
+    if data.labels is not None and report.accuracy is None:
+        yield "the labels were not used: they are not integers, or no output looks like class scores"

@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from onnxshrink.errors import ModelError
 from onnxshrink.graph.load import file_digest, from_proto, load_model
 from onnxshrink.graph.save import stage_model
 
@@ -51,6 +52,8 @@ def open_source(model: ModelLike) -> Iterator[Source]:
         loaded = load_model(path)
         yield Source(loaded, path, path, file_digest(path, loaded))
         return
+    if not isinstance(model, ir.Model | onnx.ModelProto):
+        raise ModelError(f"a model is a path, an onnx.ModelProto or an onnx_ir.Model, not {type(model).__name__}")
     graph = model.clone() if isinstance(model, ir.Model) else from_proto(_copy(model))
     with (
         tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder,

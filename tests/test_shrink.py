@@ -12,7 +12,7 @@ import pytest
 
 import onnxshrink
 from onnxshrink import Dataset, Recipe, compress
-from onnxshrink.errors import CheckError, DataError, FileAccessError, RecipeError
+from onnxshrink.errors import CheckError, DataError, FileAccessError, ModelError, RecipeError
 from onnxshrink.graph.load import file_digest, load_model
 from onnxshrink.measure.session import SessionSettings, open_session
 from onnxshrink.report.json_format import from_json, to_json
@@ -110,6 +110,25 @@ def test_the_report_says_what_was_not_known() -> None:
     assert any("not measured" in note for note in unmeasured.notes)
 
 
+def test_data_that_was_not_used_is_called_out() -> None:
+    images = np.zeros((2, 1, 8, 8), np.float32)
+    report = compress(CNN, recipe="drop-unused", data={"input": images, "labels": np.zeros(2)}, latency_seconds=0.1)
+    assert any(note.endswith("were not used: labels") for note in report.notes)
+    data = {"input": images, "label": np.zeros(2, np.float32)}
+    report = compress(CNN, recipe="drop-unused", data=data, latency_seconds=0.1)
+    assert any("the labels were not used" in note for note in report.notes)
+
+
+def test_a_recipe_that_moves_the_outputs_far_is_called_out() -> None:
+    report = compress(CNN, recipe="prune-weights{sparsity=0.9}", latency_seconds=0.1)
+    assert any("the recipe moved the outputs far" in note for note in report.notes)
+
+
+def test_pruned_zeros_are_still_zeros_in_the_int8_file() -> None:
+    report = compress(CNN, recipe="prune-weights{sparsity=0.6},quantize-weights", measure=False)
+    assert report.result.size.zeros / report.result.size.parameters > 0.55
+
+
 def test_a_larger_result_is_reported_as_that() -> None:
     report = compress(model_from_text(TINY, w=WEIGHT), recipe="drop-identity", measure=False)
     assert report.size_ratio > 1
@@ -152,6 +171,8 @@ def test_a_result_that_fails_its_check_is_not_written(tmp_path: Path, monkeypatc
 def test_wrong_arguments() -> None:
     with pytest.raises(RecipeError, match="not both"):
         compress(CNN, preset="safe", recipe="drop-unused")
+    with pytest.raises(ModelError, match="not bytes"):
+        compress(b"abc")  # type: ignore[arg-type]
     with pytest.raises(FileAccessError, match="no file to replace"):
         compress(model_from_text(TINY, w=WEIGHT), in_place=True)
     with pytest.raises(DataError, match="no array for the input 'input'"):

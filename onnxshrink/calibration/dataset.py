@@ -40,12 +40,14 @@ class Dataset:
         description: where the samples come from, for people.
         labels: integer class per sample, shape (samples,), or None.
         synthetic_seed: the seed of made-up values; None for real data.
+        ignored: names of arrays that are neither an input nor the labels.
     """
 
     arrays: Mapping[str, np.ndarray]
     description: str = "arrays"
     labels: np.ndarray | None = None
     synthetic_seed: int | None = None
+    ignored: tuple[str, ...] = ()
 
     @property
     def synthetic(self) -> bool:
@@ -87,7 +89,7 @@ class Dataset:
         except OSError as error:
             raise FileAccessError(f"cannot read the data file {path}: {error.strerror or first_line(error)}") from error
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is not a readable .npz archive: {first_line(error)}") from error
+            raise DataError(f"{path} is not a readable .npz archive: make one with numpy.savez") from error
         return cls.from_arrays(arrays, inputs, str(path))
 
     @classmethod
@@ -105,7 +107,8 @@ class Dataset:
         if len(set(lengths.values())) > 1:
             raise DataError(f"{description}: arrays differ in their number of samples: {lengths}")
         labels = arrays.get(LABEL) if LABEL not in names else None
-        data = cls(matched, description, labels)
+        ignored = tuple(sorted(set(arrays) - names - {LABEL} - {f"arr_{index}" for index in range(len(inputs))}))
+        data = cls(matched, description, labels, ignored=ignored)
         if inputs and data.samples == 0:
             raise DataError(f"{description}: there are no samples")
         if labels is not None and len(labels) != data.samples:
@@ -172,7 +175,7 @@ def _fit(arrays: Feed, spec: TensorSpec, origin: str) -> np.ndarray:
                 f"{origin}: '{spec.name}' has shape {array.shape}, the model's input is {_shape_text(spec)}"
             )
     if array.dtype.kind == "f" and np.isnan(array).any():
-        raise DataError(f"{origin}: '{spec.name}' contains NaN")
+        raise DataError(f"{origin}: '{spec.name}' contains NaN: drop those samples")
     if array.dtype == spec.dtype:
         return array
     if spec.dtype != object and not np.can_cast(array.dtype, spec.dtype, casting="same_kind"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -35,7 +36,12 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
     help="Write the report as .json or .md; repeatable.",
 )
 @click.option("--no-measure", is_flag=True, help="Check the result, but measure no latency, memory or agreement.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the measured sessions; 0: all cores.")
+@click.option(
+    "--threads",
+    type=click.IntRange(0, os.cpu_count() or 1),
+    default=0,
+    help="Threads of the measured sessions; 0: all cores.",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="Samples per run when latency is measured.")
 @click.option("--latency-seconds", type=click.FloatRange(0.1), default=3.0, help="Time to spend on timing both models.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seeds random choices and synthetic inputs.")

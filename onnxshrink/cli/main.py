@@ -24,13 +24,13 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
 EPILOG = """\b
 Exit codes:
   0    done
-  1    a gate failed
+  1    a gate failed (reserved: there are no gates yet)
   2    wrong usage, or a bad recipe
   3    bad or unsupported model
   4    the data does not fit the model
   5    the result failed its check; nothing was written
   6    a file could not be read or written
-  7    part of a batch failed
+  7    part of a batch failed (reserved: there is no batch command yet)
   70   internal error (please report it)
   130  interrupted"""
 
@@ -103,9 +103,11 @@ def _run(arguments: list[str]) -> int:
     try:
         result: Any = cli.main(arguments, prog_name="onnxshrink", standalone_mode=False)
         return result if isinstance(result, int) else 0
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "onnxshrink"
+        return _fail(f"{error.format_message()} (see {command} --help)", error.exit_code)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _fail(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted; nothing was written", INTERRUPTED)
     except OnnxShrinkError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import onnxruntime as ort
 
-from onnxshrink.errors import DataError, ModelError, first_line
+from onnxshrink.errors import DataError, FileAccessError, ModelError, first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -168,6 +168,8 @@ def _session_options(settings: SessionSettings) -> Any:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_cpu_mem_arena = False  # an arena keeps what a run once needed
     for library in settings.custom_op_libs:
+        if not Path(library).is_file():
+            raise FileAccessError(f"the custom operator library {library} does not exist")
         try:
             options.register_custom_ops_library(library)
         except Exception as error:  # ONNX Runtime's exceptions share no base class

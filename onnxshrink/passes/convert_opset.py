@@ -29,7 +29,7 @@ _LARGE_BYTES = 1024
 
 @dataclass(frozen=True)
 class ConvertOpset(Pass):
-    """Convert the default domain to ``opset``."""
+    """Convert the default domain to another opset."""
 
     name: ClassVar[str] = "convert-opset"
     effect: ClassVar[Effect] = Effect.EXACT

@@ -33,7 +33,7 @@ def pass_class(name: str) -> type[Pass]:
         RecipeError: there is no such pass; the message holds the nearest name.
     """
     if name not in PASSES:
-        raise RecipeError(f"unknown pass '{name}'{nearest(name, PASSES)}; `onnxshrink passes` lists them")
+        raise RecipeError(f"unknown pass '{name}'{nearest(name, PASSES)} (`onnxshrink passes` lists them)")
     module, class_name = PASSES[name].split(":")
     found: type[Pass] = getattr(importlib.import_module(module), class_name)
     return found

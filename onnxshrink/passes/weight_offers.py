@@ -19,6 +19,8 @@ from onnxshrink.passes.byte_budget import Encoding, Offer
 from onnxshrink.storage.affine_int8 import channel_count, decoder_bytes
 from onnxshrink.storage.float16 import float16_overhead_bytes
 
+_SPARSE_FROM = 0.1
+
 
 def weight_offers(weight: StoredWeight, axes: tuple[int, ...], *, symmetric: bool) -> list[Offer]:
     """int8 with one scale per index of ``axes`` first, then what may be better; errors are relative to the weight.
@@ -27,11 +29,13 @@ def weight_offers(weight: StoredWeight, axes: tuple[int, ...], *, symmetric: boo
     """
     array = weight.array()
     energy = squared_norm(array) or 1.0
+    # In a pruned weight zeros are stored as the integer 0, which compresses; a zero point would make it any integer.
+    sparse = np.count_nonzero(array) < (1 - _SPARSE_FROM) * array.size
     offers: list[Offer] = []
     for group in (0, *_group_sizes(weight, axes)):
         noise = rounding_noise(array, axes, weight.input_axis, group)
         for zero_points, squared in ((False, noise.symmetric), (True, noise.asymmetric)):
-            if zero_points or symmetric:
+            if zero_points == (not symmetric) or (zero_points and not sparse):
                 encoding = Encoding(zero_points=zero_points, group=group)
                 offers.append(Offer(encoding, int8_bytes(weight, axes, encoding), squared / energy))
     if weight.tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE):

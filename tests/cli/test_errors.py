@@ -124,7 +124,8 @@ def test_an_unknown_preset_names_the_nearest(run_failing: Run, tmp_path: Path) -
 def test_wrong_usage(arguments: tuple[str, ...], message: str, run_failing: Run) -> None:
     result = run_failing("compress", MLP, *arguments)
     assert result.code == 2
-    assert message in result.err
+    assert message in _single_line(result.err)
+    assert "(see onnxshrink compress --help)" in result.err
 
 
 def test_an_existing_output_is_kept_without_force(run_failing: Run, tmp_path: Path) -> None:
@@ -150,6 +151,12 @@ def test_the_input_is_replaced_only_in_place(run_failing: Run, run_ok: Run, tmp_
     run_ok("compress", model, "--in-place", "--no-measure", "-q")
     assert model.stat().st_size < MLP.stat().st_size
     assert list(tmp_path.iterdir()) == [model]
+
+
+def test_a_missing_custom_operator_library(run_failing: Run, tmp_path: Path) -> None:
+    result = run_failing("compress", MLP, "-o", tmp_path / "o.onnx", "--custom-op-lib", tmp_path / "no.so")
+    assert result.code == 6
+    assert "no.so does not exist" in _single_line(result.err)
 
 
 def test_a_missing_output_folder(run_failing: Run, tmp_path: Path) -> None:
