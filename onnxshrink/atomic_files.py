@@ -37,7 +37,7 @@ def write_text_atomically(path: Path, text: str) -> None:
                 os.fsync(stream.fileno())
             os.chmod(temporary, _file_mode())
             os.replace(temporary, path)
-        except BaseException:
+        except BaseException:  # also on Ctrl-C
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:

@@ -113,7 +113,7 @@ def stage_model(model: ir.Model, destination: Path, *, external: bool = False) -
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise FileAccessError(f"cannot write {destination}: {error.strerror or first_line(error)}") from error
-    except BaseException:
+    except BaseException:  # also on Ctrl-C
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return staged
@@ -220,7 +220,7 @@ def loadable_form(model: ir.Model) -> tuple[str | bytes, tempfile.TemporaryDirec
     except OSError as error:
         folder.cleanup()
         raise FileAccessError(f"cannot write temporary files to {folder.name}: {error.strerror}") from error
-    except BaseException:
+    except BaseException:  # also on Ctrl-C
         folder.cleanup()
         raise
     return str(path), folder
