@@ -101,12 +101,11 @@ def main() -> int:
         print(f"{'command':<34} {'CPU s':>8} {'target':>8} {'peak MiB':>9} {'target':>8}")
         for row in rows(arguments.model, huge, folder):
             cost = min((cost_of(row.arguments) for _ in range(3 if row.cpu_limit_seconds else 1)), key=_seconds)
-            limits = (row.cpu_limit_seconds, row.peak_limit_bytes)
             late = row.cpu_limit_seconds is not None and cost.cpu_seconds > row.cpu_limit_seconds
             large = row.peak_limit_bytes is not None and cost.peak_bytes > row.peak_limit_bytes
             missed += late or large
-            seconds = "" if limits[0] is None else f"{limits[0]:g}"
-            peak = "" if limits[1] is None else f"{limits[1] / MIB:.0f}"
+            seconds = "" if row.cpu_limit_seconds is None else f"{row.cpu_limit_seconds:g}"
+            peak = "" if row.peak_limit_bytes is None else f"{row.peak_limit_bytes / MIB:.0f}"
             print(
                 f"{row.title:<34} {cost.cpu_seconds:>8.2f} {seconds:>8} {cost.peak_bytes / MIB:>9.0f} {peak:>8}"
                 f"{'  missed' if late or large else ''}"

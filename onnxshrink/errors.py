@@ -12,12 +12,6 @@ class OnnxShrinkError(Exception):
     exit_code: ClassVar[int] = 3
 
 
-class GateFailedError(OnnxShrinkError):
-    """A limit that the user set on the result was not met."""
-
-    exit_code = 1
-
-
 class RecipeError(OnnxShrinkError):
     """A recipe names an unknown pass or field, or a value out of range."""
 

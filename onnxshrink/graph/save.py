@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -34,12 +35,15 @@ def serialized_bytes(model: ir.Model) -> int:
     """The size of the model as a file, exact to a few bytes per tensor, without copying its large weights."""
     with _large_tensors_set_aside(all_graphs(model)) as large:
         graph_bytes = ir.to_proto(model).ByteSize()
-    return int(graph_bytes) + sum(int(tensor.nbytes) + 2 * len(tensor.shape) for tensor in large.values())
+    return int(graph_bytes) + sum(int(tensor.nbytes) + 2 * len(tensor.shape) for _, tensor in large)
 
 
 @contextmanager
-def _large_tensors_set_aside(graphs: Iterable[ir.Graph]) -> Iterator[Mapping[str, ir.TensorProtocol]]:
-    """Inside the block, initializers that are large or on disk hold one byte each. Yields their tensors by name."""
+def _large_tensors_set_aside(graphs: Iterable[ir.Graph]) -> Iterator[list[tuple[str, ir.TensorProtocol]]]:
+    """Inside the block, initializers that are large or on disk hold one byte each. Yields their names and tensors.
+
+    Names are unique within a graph only: both branches of an If may call their weights the same.
+    """
     large = [
         (value, tensor)
         for graph in graphs
@@ -50,7 +54,7 @@ def _large_tensors_set_aside(graphs: Iterable[ir.Graph]) -> Iterator[Mapping[str
     try:
         for value, _ in large:
             value.const_value = ir.tensor([0], dtype=ir.DataType.UINT8, name=value.name)
-        yield {value.name or "": tensor for value, tensor in large}
+        yield [(value.name or "", tensor) for value, tensor in large]
     finally:
         for value, tensor in large:
             value.const_value = tensor
@@ -128,8 +132,9 @@ def save_model(model: ir.Model, destination: Path, *, force: bool = False, exter
 
 def _write_inline(model: ir.Model, path: Path) -> None:
     """Write one protobuf message, its large initializers one after the other: memory holds one of them at a time."""
-    with _large_tensors_set_aside([model.graph]) as large:
+    with _large_tensors_set_aside([model.graph]) as set_aside:
         proto = ir.to_proto(model)
+    large = dict(set_aside)
     small = [tensor for tensor in proto.graph.initializer if tensor.name not in large]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(small)
@@ -198,8 +203,8 @@ def _write_with_data_file(model: ir.Model, path: Path) -> None:
 
 def _outdated_data_files(destination: Path, kept: set[str]) -> list[Path]:
     """Data files that this tool wrote for an earlier model of the same name."""
-    pattern = f"{destination.name}.????????????.data"
-    return [part for part in destination.parent.glob(pattern) if part.name not in kept]
+    ours = re.compile(re.escape(destination.name) + r"\.[0-9a-f]{12}\.data")
+    return [part for part in destination.parent.iterdir() if ours.fullmatch(part.name) and part.name not in kept]
 
 
 def loadable_form(model: ir.Model) -> tuple[str | bytes, tempfile.TemporaryDirectory[str] | None]:
@@ -208,10 +213,9 @@ def loadable_form(model: ir.Model) -> tuple[str | bytes, tempfile.TemporaryDirec
     Raises:
         FileAccessError: the temporary folder cannot be written.
     """
-    weights = [value.const_value for graph in all_graphs(model) for value in graph.initializers.values()]
-    if sum(tensor.nbytes for tensor in weights if tensor is not None) <= _INLINE_LIMIT_BYTES and not any(
-        isinstance(tensor, ir.ExternalTensor) for tensor in weights
-    ):
+    weights = (value.const_value for graph in all_graphs(model) for value in graph.initializers.values())
+    on_disk = any(isinstance(tensor, ir.ExternalTensor) for tensor in weights)
+    if weight_bytes(model) <= _INLINE_LIMIT_BYTES and not on_disk:
         return ir.to_proto(model).SerializeToString(), None
     folder = tempfile.TemporaryDirectory(prefix="onnxshrink-")
     path = Path(folder.name) / "model.onnx"

@@ -88,19 +88,6 @@ def rank(value: ir.Value | None) -> int | None:
     return None if value is None or value.shape is None else len(value.shape)
 
 
-def same_known_shape(a: ir.Value | None, b: ir.Value | None) -> bool:
-    """Whether two values certainly have the same shape (equal numbers, or the same symbol, in every dimension)."""
-    if a is None or b is None or a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
-        return False
-    return all(_same_dim(x, y) for x, y in zip(a.shape, b.shape, strict=True))
-
-
-def _same_dim(x: int | ir.SymbolicDim, y: int | ir.SymbolicDim) -> bool:
-    if isinstance(x, int) or isinstance(y, int):
-        return x == y
-    return x.value is not None and x.value == y.value
-
-
 def _inner_values(model: ir.Model) -> Iterator[ir.Value]:
     """Values between nodes: neither inputs nor outputs of a graph."""
     for graph in all_graphs(model):

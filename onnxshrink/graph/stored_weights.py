@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxshrink.graph.constants import constant_tensor
+from onnxshrink.graph.constants import constant_tensor, read_array
 from onnxshrink.graph.exact_values import exactness
 from onnxshrink.graph.walk import all_nodes, is_op, label
 from onnxshrink.graph.weight_inputs import weight_input
@@ -70,9 +70,7 @@ class StoredWeight:
         """
         if not isinstance(self.tensor, ir.ExternalTensor):
             return self.tensor.numpy()
-        values = self.tensor.numpy().copy()
-        self.tensor.release()
-        return values
+        return read_array(self.tensor, np.copy)
 
 
 def stored_weights(model: ir.Model, op_types: tuple[str, ...] | None = None) -> list[StoredWeight]:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-ORT_VERSION: str = ort.__version__
-
 _NUMPY_TYPES: Mapping[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,

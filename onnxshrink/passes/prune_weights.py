@@ -154,8 +154,9 @@ class PruneWeights(Pass):
 def _store(weight: StoredWeight, prune: _Prune) -> Change | None:
     """Prune one weight in place; None when that changes nothing."""
     tensor = weight.tensor
-    before = np.count_nonzero(weight.array())
-    pruned = prune(weight.array())
+    array = weight.array()
+    before = np.count_nonzero(array)
+    pruned = prune(array)
     after = np.count_nonzero(pruned)
     if after == before:
         return None

@@ -126,3 +126,27 @@ def test_text_files_are_replaced_in_one_step_and_readable_by_others(tmp_path: Pa
     mask = os.umask(0)
     os.umask(mask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_only_data_files_of_the_replaced_model_are_removed(tmp_path: Path) -> None:
+    """Names with characters that mean something in patterns, and files of others that look alike, are no match."""
+    path = tmp_path / "m[1].onnx"
+    save_model(_model(), path, external=True)
+    others = [tmp_path / name for name in ("m1.onnx.0123456789ab.data", "m[1].onnx.mybackupfile.data")]
+    for other in others:
+        other.write_bytes(b"precious")
+    save_model(model_from_text(TEXT, w=2 * WEIGHTS["w"], b=WEIGHTS["b"]), path, external=True, force=True)
+    assert [other.read_bytes() for other in others] == [b"precious"] * 2
+    assert len(list(tmp_path.iterdir())) == 2 + len(others)
+
+
+def test_weights_of_the_same_name_in_two_branches_both_count() -> None:
+    model = model_from_text(
+        """<ir_version: 8, opset_import: ["" : 13]>
+        g (bool c, float[40,40] x) => (float[40,40] y) {
+            y = If(c) <then_branch = t () => (float[40,40] a) { a = Identity(x) },
+                       else_branch = e () => (float[40,40] b) { b = Neg(x) }> }"""
+    )
+    for graph in model.graph.subgraphs():
+        graph.register_initializer(ir.Value(name="w", const_value=ir.tensor(np.zeros((40, 40), np.float32), name="w")))
+    assert abs(serialized_bytes(model) - len(ir.to_proto(model).SerializeToString())) <= 40
