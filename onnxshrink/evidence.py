@@ -62,17 +62,18 @@ def compare_models(
     """
     with open_session(original, settings) as first, open_session(result, settings) as second:
         progress("comparing outputs")
-        agreement, accuracy = _agreement(first, second, data)
+        agreement, accuracy = measure_agreement(first, second, data)
         feed = next(data.batches(first.inputs, batch_size)).feed
     progress("timing")
-    latency, loads = _timings((original, result), feed, settings, latency_seconds, seed)
+    latency, loads = measure_latency((original, result), feed, settings, latency_seconds, seed)
     progress("measuring memory")
     peaks = [run_in_own_process(path, [feed], settings).peak_memory_bytes for path in (original, result)]
     runtimes = [Runtime(tuple(times), peak) for times, peak in zip(loads, peaks, strict=True)]
     return Comparison(agreement, accuracy, latency, feed, *runtimes)
 
 
-def _agreement(original: Session, result: Session, data: Dataset) -> tuple[Agreement, Accuracy | None]:
+def measure_agreement(original: Session, result: Session, data: Dataset) -> tuple[Agreement, Accuracy | None]:
+    """How the outputs agree on all samples, and the accuracy of both where there are labels."""
     agreement, accuracy = AgreementMeter(), AccuracyMeter()
     for batch in data.batches(original.inputs, _AGREEMENT_BATCH):
         expected, actual = original.run(batch.feed), result.run(batch.feed)
@@ -82,7 +83,7 @@ def _agreement(original: Session, result: Session, data: Dataset) -> tuple[Agree
     return agreement.agreement(), accuracy.accuracy()
 
 
-def _timings(
+def measure_latency(
     paths: tuple[Path, Path], feed: Feed, settings: SessionSettings, seconds: float, seed: int
 ) -> tuple[LatencyComparison, tuple[list[float], list[float]]]:
     """Load both models several times, in turns, and time each pair of sessions. Also the load times, in ms."""

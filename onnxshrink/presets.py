@@ -24,23 +24,38 @@ class Preset:
         summary: what it does, in one clause.
         max_relative_error: a lossy pass is undone when the outputs' relative L2 error against the original exceeds
             this; None leaves lossy passes alone.
+        alternatives: recipes for what comes out, one of which is chosen by measurement; the first needs no data.
     """
 
     text: str
     summary: str
     max_relative_error: float | None = None
+    alternatives: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> Recipe:
         return Recipe.parse(self.text)
 
 
+_STORE_REST = "quantize-weights,pack-weights,drop-unused{names=auto,docs=true,defaults=true}"
+
 PRESETS: Mapping[str, Preset] = {
     "lossless": Preset(_CLEAN_UP, "clean the graph up; outputs change by floating-point rounding at most"),
     "safe": Preset(
-        f"{_CLEAN_UP},quantize-weights,pack-weights,drop-unused{{names=auto,docs=true,defaults=true}}",
+        f"{_CLEAN_UP},{_STORE_REST}",
         "lossless, then weights stored as int8 and computed as float; needs no data",
         max_relative_error=0.1,
+    ),
+    "int8": Preset(
+        _CLEAN_UP,
+        "lossless, then what is best of int8 weights, dynamic int8 and static int8, measured on --data",
+        alternatives=(
+            _STORE_REST,
+            f"quantize-dynamic,{_STORE_REST}",
+            f"smooth-activations,quantize-dynamic,{_STORE_REST}",
+            f"quantize-static,{_STORE_REST}",
+            f"smooth-activations,quantize-static,{_STORE_REST}",
+        ),
     ),
 }
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from onnxshrink.alternatives import Chosen, Goal, Wish, choose
 from onnxshrink.atomic_files import check_destination
-from onnxshrink.calibration.channel_means import measure_channel_means
+from onnxshrink.calibrated import CalibrationRuns, calibrated_context
 from onnxshrink.calibration.dataset import Dataset
-from onnxshrink.calibration.output_errors import measure_output_errors
 from onnxshrink.calibration.synthetic import synthetic_dataset
 from onnxshrink.errors import CheckError, DataError, FileAccessError, ModelError, RecipeError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
@@ -23,6 +23,7 @@ from onnxshrink.graph.load import file_digest, load_model, uses_external_files, 
 from onnxshrink.graph.save import StagedModel, stage_model
 from onnxshrink.graph.validity import complaint_of_checker
 from onnxshrink.graph.walk import custom_domains
+from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.own_process import run_in_own_process
 from onnxshrink.measure.session import Session, SessionSettings, evaluate_constants, open_session
@@ -32,7 +33,7 @@ from onnxshrink.passes.runner import PassRunner
 from onnxshrink.presets import DEFAULT_PRESET, find_preset
 from onnxshrink.provenance import stamp, stamp_bytes
 from onnxshrink.recipe import Recipe
-from onnxshrink.report.report import DataFacts, PassRecord, Report
+from onnxshrink.report.report import Alternative, DataFacts, PassRecord, Report
 from onnxshrink.source import ModelLike, Source, open_source
 
 RUN_LIMIT_BYTES = 2**30
@@ -64,6 +65,21 @@ class _Plan:
     preset: str | None
     recipe: Recipe
     max_relative_error: float | None
+    alternatives: tuple[Recipe, ...] = ()
+
+    @property
+    def needs_data(self) -> list[str]:
+        """Names of the passes that do nothing without calibration data."""
+        return [one_pass.name for one_pass in self.recipe if one_pass.needs_data]
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """What the user wants activations to be calibrated on."""
+
+    data: DataLike | None
+    samples: int
+    memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -77,10 +93,14 @@ class _Result:
 
 @dataclass(frozen=True)
 class _Trial:
-    """The data to run the models on, and the check that passes have to hold against."""
+    """The data to run the models on, and the check that passes have to hold against.
+
+    ``calibration`` is what ranges are found on: None without real data.
+    """
 
     data: Dataset
     check: OutputCheck
+    calibration: CalibrationRuns | None
 
 
 def compress(
@@ -90,6 +110,11 @@ def compress(
     preset: str | None = None,
     recipe: str | Recipe | None = None,
     data: DataLike | None = None,
+    calibration_data: DataLike | None = None,
+    calibration_samples: int = 100,
+    memory_bytes: int | None = None,
+    goal: Goal = "balanced",
+    max_drop: float = 0.01,
     seed: int = 0,
     force: bool = False,
     in_place: bool = False,
@@ -111,6 +136,11 @@ def compress(
         recipe: passes to apply instead of a preset: a line of text, a ``.toml`` file, or a :class:`Recipe`.
         data: samples to compare on: an ``.npz`` file, arrays by input name, or a :class:`Dataset`; None makes synthetic
             inputs up.
+        calibration_data: samples to find activation ranges on, like ``data``; None takes the samples of ``data``.
+        calibration_samples: how many of them, from the first on.
+        memory_bytes: what activations may take while they are calibrated; None: a quarter of the machine's memory.
+        goal: what a preset with alternatives chooses by, see :class:`onnxshrink.alternatives.Wish`.
+        max_drop: the share of the metric, or without labels of the agreement, that such a preset may lose.
         seed: seeds every random choice, and synthetic inputs.
         force: replace an existing output file.
         in_place: replace the input file when no other output is given.
@@ -128,6 +158,7 @@ def compress(
         OnnxShrinkError: one of its subclasses; nothing is written then.
     """
     plan = _plan(preset, recipe)
+    wish = Wish(goal, max_drop)
     tell = progress or (lambda _: None)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
     destination = _destination(model, output, force=force, in_place=in_place)
@@ -135,9 +166,19 @@ def compress(
     with open_source(model) as source:
         trial = None
         if run_large or weight_bytes(source.model) <= RUN_LIMIT_BYTES:
-            trial = _trial(source, data, plan, settings, seed=seed, batch_size=batch_size)
+            wanted = _Calibration(calibration_data, calibration_samples, memory_bytes)
+            trial = _trial(source, data, wanted, plan, settings, seed=seed, batch_size=batch_size)
+        if plan.needs_data and (trial is None or trial.calibration is None):
+            raise DataError(f"{plan.needs_data[0]} needs calibration data: give --data or --calibration-data")
         runner = PassRunner(_context(trial, seed), trial.check if trial else None, tell)
         result, records = runner.run(source.model, plan.recipe)
+        tried: tuple[Alternative, ...] = ()
+        if plan.alternatives:
+            chosen = _chosen(
+                result, plan, trial, runner, settings, wish, batch_size=batch_size, seconds=latency_seconds, seed=seed
+            )
+            result, records, tried = chosen.model, records + chosen.records, chosen.tried
+            plan = replace(plan, recipe=Recipe(plan.recipe.passes + chosen.recipe.passes))
         stamp(result, plan.recipe, input_sha256=source.sha256, seed=seed)
         tell("checking the result")
         if external_data is None:
@@ -161,6 +202,7 @@ def compress(
                 _Result(_as_written(result, staged.path), staged.path, destination),
                 plan,
                 records,
+                tried,
                 trial,
                 comparison,
                 settings=settings,
@@ -179,7 +221,40 @@ def _plan(preset: str | None, recipe: str | Recipe | None) -> _Plan:
         return _Plan(None, recipe if isinstance(recipe, Recipe) else Recipe.read(recipe), None)
     name = preset or DEFAULT_PRESET
     found = find_preset(name)
-    return _Plan(name, found.recipe, found.max_relative_error)
+    return _Plan(name, found.recipe, found.max_relative_error, tuple(map(Recipe.parse, found.alternatives)))
+
+
+def _chosen(
+    cleaned: ir.Model,
+    plan: _Plan,
+    trial: _Trial | None,
+    runner: PassRunner,
+    settings: SessionSettings,
+    wish: Wish,
+    *,
+    batch_size: int,
+    seconds: float,
+    seed: int,
+) -> Chosen:
+    """One of the plan's alternatives; the first when there is nothing to measure on, or nothing to calibrate on."""
+    if trial is None:
+        model, records = runner.run(cleaned, plan.alternatives[0])
+        return Chosen(model, plan.alternatives[0], records, ())
+    recipes = plan.alternatives
+    if trial.calibration is None:
+        recipes = tuple(recipe for recipe in recipes if not any(one_pass.needs_data for one_pass in recipe))
+    return choose(
+        cleaned,
+        recipes,
+        runner,
+        trial.data,
+        settings,
+        wish,
+        batch_size=batch_size,
+        latency_seconds=seconds,
+        seed=seed,
+        progress=runner.progress,
+    )
 
 
 def _destination(
@@ -203,6 +278,7 @@ def _destination(
 def _trial(
     source: Source,
     data: DataLike | None,
+    calibration: _Calibration,
     plan: _Plan,
     settings: SessionSettings,
     *,
@@ -221,11 +297,23 @@ def _trial(
         feeds = [batch.feed for batch in samples.batches(session.inputs, 1, limit=CHECK_SAMPLES)]
         reference = [session.run(feed) for feed in feeds]
         again = session.run(feeds[0])
+        runs = _calibration_runs(calibration, samples, source.model, session, settings)
     deterministic = agreement_of(reference[:1], [again]).equal_share == 1
     check = OutputCheck(
         feeds, reference, plain, deterministic, rounding_tolerance(source.model), plan.max_relative_error
     )
-    return _Trial(samples, check)
+    return _Trial(samples, check, runs)
+
+
+def _calibration_runs(
+    wanted: _Calibration, data: Dataset, model: ir.Model, session: Session, settings: SessionSettings
+) -> CalibrationRuns | None:
+    """The calibration samples, one run each; None when only synthetic data is at hand."""
+    samples = data if wanted.data is None else _samples(wanted.data, model, session, seed=0, batch_size=1)
+    if samples.synthetic:
+        return None
+    feeds = [batch.feed for batch in samples.batches(session.inputs, 1, limit=wanted.samples)]
+    return CalibrationRuns(feeds, replace(settings, optimized=False), wanted.memory_bytes)
 
 
 def _original_session(source: Source, settings: SessionSettings) -> Session:
@@ -253,13 +341,7 @@ def _context(trial: _Trial | None, seed: int) -> Context:
     """What passes may ask for."""
     if trial is None:
         return Context(seed, evaluate_constants)
-    feeds, settings = trial.check.feeds, trial.check.settings
-    return Context(
-        seed,
-        evaluate_constants,
-        channel_means=lambda model, axes: measure_channel_means(model, axes, feeds, settings),
-        output_errors=lambda model, trials: measure_output_errors(model, trials, feeds, settings),
-    )
+    return calibrated_context(seed, trial.check.feeds, trial.check.settings, trial.calibration)
 
 
 @contextmanager
@@ -304,6 +386,7 @@ def _report(
     result: _Result,
     plan: _Plan,
     records: tuple[PassRecord, ...],
+    tried: tuple[Alternative, ...],
     trial: _Trial | None,
     comparison: Comparison | None,
     *,
@@ -343,7 +426,16 @@ def _report(
         agreement=comparison.agreement if comparison else None,
         latency=comparison.latency if comparison else None,
         accuracy=comparison.accuracy if comparison else None,
+        alternatives=tried,
     )
+    if feed is not None and any(record.effect == "lossy" and record.status == "applied" for record in records):
+        kernels = measure_kernels(result.model, feed)
+        report = replace(
+            report,
+            integer_kernels=kernels.integer,
+            integer_mac_share=kernels.integer_mac_share,
+            missed_kernels=kernels.missed,
+        )
     return replace(report, notes=tuple(_notes(report, trial, stamp_bytes(result.model))))
 
 

@@ -20,7 +20,10 @@ LAYERS = (
     ("passes",),
     ("recipe", "presets", "provenance"),
     ("report", "inspection", "advice", "source"),
-    ("passes.checks", "passes.runner", "evidence"),
+    ("passes.checks", "passes.runner", "evidence", "calibrated"),
+    ("alternatives",),
+    ("sensitivity",),
+    ("report.sensitivity_terminal",),
     ("shrink",),
     ("cli", "__main__"),
 )

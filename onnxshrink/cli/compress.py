@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from onnxshrink.cli.options import HELP, custom_op_lib_option, debug_option
 from onnxshrink.presets import DEFAULT_PRESET, PRESETS
 from onnxshrink.recipe import Recipe
+
+if TYPE_CHECKING:
+    from onnxshrink.alternatives import Goal
 
 _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
 
@@ -28,6 +32,20 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
     help="Samples to compare on: arrays named after the inputs, 'label' optional. [default: synthetic inputs]",
 )
 @click.option(
+    "--calibration-data",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="Samples to find activation ranges on. [default: those of --data]",
+)
+@click.option("--calibration-samples", type=click.IntRange(1), default=100, help="How many of them are used.")
+@click.option(
+    "--memory",
+    "memory_mib",
+    type=click.IntRange(1),
+    metavar="MIB",
+    help="What activations may take while they are calibrated. [default: a quarter of RAM]",
+)
+@click.option(
     "--report",
     "reports",
     multiple=True,
@@ -44,6 +62,18 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
 )
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="Samples per run when latency is measured.")
 @click.option("--latency-seconds", type=click.FloatRange(0.1), default=3.0, help="Time to spend on timing both models.")
+@click.option(
+    "--goal",
+    type=click.Choice(["balanced", "speed", "size"]),
+    default="balanced",
+    help="What a preset that tries several recipes chooses by; only size may give a slower model.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    help="Share of the metric, or without labels of the agreement, that such a preset may lose.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seeds random choices and synthetic inputs.")
 @click.option(
     "--external-data/--inline",
@@ -66,11 +96,16 @@ def compress(
     preset: str | None,
     recipe: str | None,
     data: Path | None,
+    calibration_data: Path | None,
+    calibration_samples: int,
+    memory_mib: int | None,
     reports: tuple[Path, ...],
     no_measure: bool,
     threads: int,
     batch_size: int,
     latency_seconds: float,
+    goal: Goal,
+    max_drop: float,
     seed: int,
     external_data: bool | None,
     run_large: bool,
@@ -106,6 +141,9 @@ def compress(
             preset=preset,
             recipe=passes,
             data=data,
+            calibration_data=calibration_data,
+            calibration_samples=calibration_samples,
+            memory_bytes=None if memory_mib is None else memory_mib * 2**20,
             seed=seed,
             force=force,
             in_place=in_place,
@@ -113,6 +151,8 @@ def compress(
             threads=threads,
             batch_size=batch_size,
             latency_seconds=latency_seconds,
+            goal=goal,
+            max_drop=max_drop,
             custom_op_libs=custom_op_libs,
             external_data=external_data,
             run_large=run_large,

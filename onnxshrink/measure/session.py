@@ -149,7 +149,7 @@ def optimized_model(model: ir.Model) -> onnx.ModelProto:
                 weights_folder.cleanup()
         import onnx
 
-        return onnx.load(path)
+        return onnx.load(path, load_external_data=False)  # a large model's weights are in files already deleted
 
 
 def _session_options(settings: SessionSettings) -> Any:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
+
+    from onnxshrink.graph.walked_layer import WalkedLayer
+    from onnxshrink.numerics.activation_statistics import ActivationStatistics
 
 
 class Effect(enum.Enum):
@@ -87,6 +90,70 @@ def _no_errors(model: ir.Model, trials: Mapping[ir.Value, Callable[[], np.ndarra
     return {}
 
 
+Statistics = Callable[["ir.Model", "Mapping[ir.Value, int | None]"], "Mapping[ir.Value, ActivationStatistics]"]
+"""Statistics of activations on the calibration data: (model, channel axis or None by value) → statistics by value.
+
+Values that cannot be observed, or that are not finite, are left out.
+"""
+
+
+def _no_statistics(model: ir.Model, axes: Mapping[ir.Value, int | None]) -> Mapping[ir.Value, ActivationStatistics]:
+    return {}
+
+
+SecondMoments = Callable[["ir.Model", "Mapping[ir.Value, int]"], "Mapping[ir.Value, np.ndarray]"]
+"""E[x xᵀ] of activations along an axis: (model, axis by value) → (channels, channels) by value; unobserved left out."""
+
+
+def _no_moments(model: ir.Model, axes: Mapping[ir.Value, int]) -> Mapping[ir.Value, np.ndarray]:
+    return {}
+
+
+class LayerStep(Protocol):
+    """One layer reached by a walk: what flows into it in both models, and what its output loses.
+
+    Attributes:
+        layer: what the walk stopped at.
+    """
+
+    layer: WalkedLayer
+
+    def inputs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The layer's first input in the reference and in the changed model, sample by sample."""
+
+    def trial_errors(self, trials: Sequence[Mapping[str, np.ndarray]]) -> list[float]:
+        """Mean squared error of the layer's output against the reference's when initializers take other values.
+
+        Each trial maps names of initializers that stand between the previous layers and this one to values.
+        """
+
+    def output_shift(self) -> np.ndarray:
+        """Mean of reference minus changed output, per channel, with the changed model's initializers as they are."""
+
+    def shift_output(self, shift: np.ndarray) -> None:
+        """Say that the caller added ``shift`` (channels,) to the layer's output, by its bias."""
+
+
+Walk = Callable[["ir.Model", "ir.Model", "Sequence[WalkedLayer]"], "Iterator[LayerStep]"]
+"""Walks through two models side by side: (reference, changed model, layers of the main graph in the order of both).
+
+Between two steps the caller may change
+initializers that later layers, or this one, read; the walk goes on with their new values. Yields nothing without data.
+"""
+
+
+def _no_walk(reference: ir.Model, changed: ir.Model, layers: Sequence[WalkedLayer]) -> Iterator[LayerStep]:
+    return iter(())
+
+
+OutputError = Callable[["ir.Model", "ir.Model"], "float | None"]
+"""Relative L2 error of the second model's outputs against the first's on a few calibration samples; None if unknown."""
+
+
+def _no_output_error(reference: ir.Model, model: ir.Model) -> float | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Context:
     """What a pass may know beside the model.
@@ -96,12 +163,20 @@ class Context:
         evaluate: evaluates constant subgraphs with the runtime's own kernels, which keeps folding bit-exact.
         channel_means: measures mean activations per channel; without data it knows none.
         output_errors: measures what changing one weight does to the outputs; without data it knows nothing.
+        statistics: collects statistics of activations on the calibration data.
+        second_moments: measures second moments of activations on the calibration data.
+        walk: runs a model and a changed copy of it side by side, layer by layer.
+        output_error: measures how far a changed copy's outputs are from the model's.
     """
 
     seed: int = 0
     evaluate: Evaluate = field(default=_no_evaluation)
     channel_means: ChannelMeans = field(default=_no_means)
     output_errors: OutputErrors = field(default=_no_errors)
+    statistics: Statistics = field(default=_no_statistics)
+    second_moments: SecondMoments = field(default=_no_moments)
+    walk: Walk = field(default=_no_walk)
+    output_error: OutputError = field(default=_no_output_error)
 
 
 @dataclass(frozen=True)
@@ -111,10 +186,12 @@ class Pass(ABC):
     Class attributes:
         name: the spelling in recipes, such as ``fold-batchnorm``.
         effect: the tolerance class at which the runner checks the pass.
+        needs_data: whether it can do nothing without calibration data.
     """
 
     name: ClassVar[str]
     effect: ClassVar[Effect]
+    needs_data: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, model: ir.Model, context: Context) -> PassResult:

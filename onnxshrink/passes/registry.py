@@ -22,6 +22,11 @@ PASSES: Mapping[str, str] = {
     "quantize-weights": "onnxshrink.passes.quantize_weights:QuantizeWeights",
     "quantize-float16": "onnxshrink.passes.quantize_float16:QuantizeFloat16",
     "prune-weights": "onnxshrink.passes.prune_weights:PruneWeights",
+    "equalize-layers": "onnxshrink.passes.equalize_layers:EqualizeLayers",
+    "smooth-activations": "onnxshrink.passes.smooth_activations:SmoothActivations",
+    "quantize-static": "onnxshrink.passes.quantize_static:QuantizeStatic",
+    "quantize-dynamic": "onnxshrink.passes.quantize_dynamic:QuantizeDynamic",
+    "quantize-blocks": "onnxshrink.passes.quantize_blocks:QuantizeBlocks",
     "pack-weights": "onnxshrink.passes.pack_weights:PackWeights",
 }
 

@@ -103,6 +103,35 @@ class PassRecord:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One of several recipes that were tried on the cleaned-up model, measured against it.
+
+    Attributes:
+        text: the recipe.
+        size_bytes: of the model file.
+        relative_error: relative L2 error of the outputs.
+        drop: share lost of the metric, or of the agreement where there are no labels.
+        latency_ratio: latency over that of the cleaned-up model; ``latency_low`` and ``latency_high``: 95 % interval.
+        significant: whether the latencies differ significantly.
+        kept: whether this is the result.
+        verdict: why it was kept or not, in a clause.
+        failure: why it could not be measured, else None.
+    """
+
+    text: str
+    size_bytes: int | None = None
+    relative_error: float | None = None
+    drop: float | None = None
+    latency_ratio: float | None = None
+    latency_low: float | None = None
+    latency_high: float | None = None
+    significant: bool = False
+    kept: bool = False
+    verdict: str = ""
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """What one run did and what it cost.
 
@@ -118,6 +147,10 @@ class Report:
         latency: None when not measured.
         accuracy: None without labelled data.
         notes: warnings for the reader, one sentence each.
+        alternatives: recipes that were tried to choose one; empty when there was no choice.
+        integer_kernels: how many kernels compute from integers, per operator; None when not measured.
+        integer_mac_share: share of the multiply-accumulates in them; None when unknown.
+        missed_kernels: layers with quantized inputs and weights that ONNX Runtime computes in float all the same.
     """
 
     versions: Mapping[str, str]
@@ -135,6 +168,10 @@ class Report:
     latency: LatencyComparison | None = None
     accuracy: Accuracy | None = None
     notes: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    integer_kernels: Mapping[str, int] | None = None
+    integer_mac_share: float | None = None
+    missed_kernels: tuple[str, ...] = ()
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
 
     @property

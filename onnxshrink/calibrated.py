@@ -1,0 +1,82 @@
+"""What passes may ask for, answered by running models on data: the one place where a pass's ``Context`` is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxshrink.calibration.channel_means import measure_channel_means
+from onnxshrink.calibration.dataset import Feed
+from onnxshrink.calibration.output_errors import measure_output_errors
+from onnxshrink.calibration.second_moments import measure_second_moments
+from onnxshrink.calibration.statistics import collect_statistics
+from onnxshrink.calibration.walk import walk_layers
+from onnxshrink.measure.session import SessionSettings, evaluate_constants, open_session
+from onnxshrink.numerics.agreement import AgreementMeter
+from onnxshrink.passes.base import Context
+
+_WALKED_SAMPLES = 64
+"""A walk keeps what crosses from layer to layer for every sample: more of them repair little better."""
+
+_ERROR_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class CalibrationRuns:
+    """Calibration samples, as feeds of one run each, and how to run models on them.
+
+    Attributes:
+        feeds: one mapping of inputs per run.
+        settings: threads and custom operators; ONNX Runtime's optimisations are off.
+        memory_bytes: what activations may take at a time; None: a quarter of the machine's.
+    """
+
+    feeds: Sequence[Feed]
+    settings: SessionSettings
+    memory_bytes: int | None = None
+
+    def output_error(self, reference: ir.Model, model: ir.Model) -> float | None:
+        """Root mean square of the outputs' relative L2 errors; None when no output has one."""
+        meter = AgreementMeter()
+        with open_session(reference, self.settings) as first, open_session(model, self.settings) as second:
+            for feed in self.feeds[:_ERROR_SAMPLES]:
+                meter.add(first.run(feed), second.run(feed))
+        errors = [output.relative_error for output in meter.agreement().outputs]
+        known = [error for error in errors if error is not None]
+        return float(np.sqrt(np.mean(np.square(known)))) if known else None
+
+
+def calibrated_context(
+    seed: int,
+    check_feeds: Sequence[Feed],
+    settings: SessionSettings,
+    calibration: CalibrationRuns | None,
+) -> Context:
+    """A context whose answers come from ``check_feeds`` and, where activations are calibrated, from ``calibration``.
+
+    Without calibration data the hooks that need real activations know nothing.
+    """
+    context = Context(
+        seed,
+        evaluate_constants,
+        channel_means=lambda model, axes: measure_channel_means(model, axes, check_feeds, settings),
+        output_errors=lambda model, trials: measure_output_errors(model, trials, check_feeds, settings),
+    )
+    if calibration is None:
+        return context
+    runs = calibration
+    return Context(
+        seed,
+        evaluate_constants,
+        context.channel_means,
+        context.output_errors,
+        statistics=lambda model, axes: collect_statistics(
+            model, axes, lambda: iter(runs.feeds), runs.settings, runs.memory_bytes
+        ),
+        second_moments=lambda model, axes: measure_second_moments(model, axes, runs.feeds, runs.settings),
+        walk=lambda reference, changed, layers: walk_layers(reference, changed, layers, runs.feeds[:_WALKED_SAMPLES]),
+        output_error=runs.output_error,
+    )

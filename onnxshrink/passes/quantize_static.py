@@ -1,0 +1,231 @@
+"""Compute in 8-bit integers: weights and activations on grids, with scale and zero point found on calibration data.
+
+    x̂ = (clip(round(x / scale) + zero_point) − zero_point) · scale        for activations, one scale per tensor
+    ŵ = q · scale[channel], q in −127…127                                 for weights, one scale per output channel
+    bias = round(b / (scale_x · scale_w)) in int32
+
+The model gets QuantizeLinear and DequantizeLinear nodes (QDQ), placed so that ONNX Runtime replaces each node between
+them by its integer kernel. Integer weights are pair-safe: no u8·s8 kernel can saturate, on any CPU. Ranges, weights and
+biases are then repaired layer by layer on the quantized model's own activations; see ``static_repair``.
+
+The graph is cleaned up first where integer kernels need it: BatchNormalization and other affine nodes folded, the opset
+raised to 13. Cross-layer equalization is applied when it lowers the error of the outputs.
+
+Refusals: nodes without an integer kernel; weights or biases that are computed while the model runs; float16 and double;
+tails behind the last layer and gates of squeeze-excite blocks, which cost little and need their precision; nodes in
+subgraphs. Without calibration data nothing is changed.
+
+Sources: Jacob et al. 2018, https://arxiv.org/abs/1712.05877 (integer arithmetic);
+https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html; Nagel et al. 2021, https://arxiv.org/abs/2106.08295.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxshrink.errors import RecipeError
+from onnxshrink.graph.edits import Names, add_constant
+from onnxshrink.graph.shapes import infer_shapes
+from onnxshrink.graph.walk import is_op, label
+from onnxshrink.graph.walked_layer import WalkedLayer
+from onnxshrink.numerics.activation_statistics import ActivationStatistics
+from onnxshrink.numerics.layer_weights import IntegerWeight
+from onnxshrink.numerics.ranges import RangeEstimator, activation_parameters, estimate_range
+from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
+from onnxshrink.passes.convert_opset import ConvertOpset
+from onnxshrink.passes.integer_kernels import data_inputs
+from onnxshrink.passes.placement import Placement, output_value, place
+from onnxshrink.passes.qdq_nodes import QdqWriter, drop_absorbed
+from onnxshrink.passes.registry import pass_class
+from onnxshrink.passes.static_repair import RepairSettings, StaticRepair, input_scale
+from onnxshrink.passes.weighted_layers import WeightedLayer, weighted_layer
+
+_PREPARATION = (
+    "freeze-initializers",
+    "fold-constants",
+    "drop-identity",
+    "fold-batchnorm",
+    "fold-affine",
+    "fold-pad",
+    "fold-constants",
+    "drop-identity",
+    "drop-unused",
+)
+_PER_CHANNEL_OPSET = 13
+
+
+@dataclass(frozen=True)
+class QuantizeStatic(Pass):
+    """Compute in int8, with ranges from calibration data."""
+
+    name: ClassVar[str] = "quantize-static"
+    effect: ClassVar[Effect] = Effect.LOSSY
+    needs_data: ClassVar[bool] = True
+
+    include: tuple[str, ...] = field(
+        default=(), metadata={"help": "only nodes whose name or operator matches one of these patterns"}
+    )
+    exclude: tuple[str, ...] = field(
+        default=(), metadata={"help": "not nodes whose name or operator matches one of these patterns"}
+    )
+    calibration: Literal["auto", "minmax", "mean-minmax", "percentile", "entropy", "mse"] = field(
+        default="auto",
+        metadata={"help": "how activation ranges are found; auto tries all on the layer that reads the activation"},
+    )
+    percentile: float = field(default=99.99, metadata={"help": "share of the values inside the range, in percent"})
+    activation_type: Literal["uint8", "int8"] = field(default="uint8", metadata={"help": "integer type of activations"})
+    symmetric: bool = field(default=False, metadata={"help": "activations without zero points"})
+    granularity: Literal["channel", "tensor"] = field(
+        default="channel", metadata={"help": "one scale per output channel, or one per weight tensor"}
+    )
+    target: Literal["any", "avx2", "vnni", "arm"] = field(
+        default="any",
+        metadata={"help": "where the file must be right: any and avx2 keep sums of two products within 16 bits"},
+    )
+    rounding: Literal["compensated", "nearest"] = field(
+        default="compensated", metadata={"help": "round weights so that the layer's output changes least, or nearest"}
+    )
+    correct_biases: bool = field(default=True, metadata={"help": "make up for the mean error of each output channel"})
+    equalize: Literal["auto", "on", "off"] = field(
+        default="auto", metadata={"help": "equalize the ranges of channels across layers; auto: where outputs gain"}
+    )
+
+    def apply(self, model: ir.Model, context: Context) -> PassResult:
+        prepare(model, context)
+        reference = model.clone()
+        excluded = self._excluded(model)
+        placement = place(model.graph, excluded)
+        statistics = context.statistics(model, dict.fromkeys(placement.roots.values()))
+        if not statistics:
+            return PassResult(
+                skips=(Skip("model", "there is no calibration data, or no activation could be observed"),)
+            )
+        placement = place(model.graph, excluded | _unobserved(placement, statistics))
+        add_biases(model, placement.layers)
+        layers = [layer for layer in map(weighted_layer, placement.layers) if layer is not None]
+        outputs = [layer.node.outputs[0].name or "" for layer in layers]
+        names = Names(model)
+        writer = QdqWriter(model, names)
+        scales = writer.activations(placement, self._parameters(placement, statistics))
+        walked = [
+            WalkedLayer(name, layer.node.outputs[0].name or "", layer.output_axis)
+            for name, layer in zip(outputs, layers, strict=True)
+        ]
+        repair = StaticRepair(model, self._repair_settings, scales, statistics, names)
+        repair.run(reference, list(zip(walked, layers, strict=True)), context)
+        drop_absorbed(placement, scales)
+        for layer in layers:
+            store_layer(layer, repair.weights[layer.node], writer)
+        writer.keep_float(placement)
+        changes = tuple(Change(label(node), f"{node.op_type} computed in int8") for node in placement.nodes)
+        return PassResult(changes, placement.skips)
+
+    @property
+    def _repair_settings(self) -> RepairSettings:
+        return RepairSettings(
+            choose_ranges=self.calibration == "auto",
+            compensate=self.rounding == "compensated",
+            correct_biases=self.correct_biases,
+            paired=self.target in ("any", "avx2"),
+            per_channel=self.granularity == "channel",
+            dtype=self.activation_type,
+            symmetric=self.symmetric,
+        )
+
+    def _parameters(
+        self, placement: Placement, statistics: Mapping[ir.Value, ActivationStatistics]
+    ) -> dict[ir.Value, tuple[np.ndarray, np.ndarray]]:
+        """Scale and zero point of every root."""
+        estimator: RangeEstimator = "mse" if self.calibration == "auto" else self.calibration
+        return {
+            root: activation_parameters(
+                estimate_range(statistics[root], estimator, percentile=self.percentile),
+                self.activation_type,
+                self.symmetric,
+            )
+            for root in dict.fromkeys(placement.roots.values())
+        }
+
+    def _excluded(self, model: ir.Model) -> set[ir.Node]:
+        """The nodes that the user wants float.
+
+        Raises:
+            RecipeError: a pattern matches no node.
+        """
+        nodes = list(model.graph)
+        for name, patterns in (("include", self.include), ("exclude", self.exclude)):
+            for pattern in patterns:
+                if not any(_matches(node, pattern) for node in nodes):
+                    raise RecipeError(f"{self.name}: {name} '{pattern}' matches no node of this model")
+        return {
+            node
+            for node in nodes
+            if any(_matches(node, pattern) for pattern in self.exclude)
+            or (self.include and not any(_matches(node, pattern) for pattern in self.include))
+        }
+
+
+def prepare(model: ir.Model, context: Context) -> None:
+    """Clean the graph up as integer kernels need it: affine nodes folded, and scales per channel allowed."""
+    for name in _PREPARATION:
+        pass_class(name)().apply(model, context)
+        infer_shapes(model)
+    if model.opset_imports.get("", 1) < _PER_CHANNEL_OPSET:
+        ConvertOpset(_PER_CHANNEL_OPSET).apply(model, context)
+        infer_shapes(model)
+
+
+def add_biases(model: ir.Model, layers: Sequence[ir.Node]) -> None:
+    """Give every Conv and Gemm a bias, which the correction of their outputs' means needs."""
+    names = Names(model)
+    for node in layers:
+        if not is_op(node, "Conv", "Gemm") or (len(node.inputs) > 2 and node.inputs[2] is not None):
+            continue
+        layer = weighted_layer(node)
+        assert layer is not None
+        bias = np.zeros(layer.weight.shape[layer.axis], layer.weight.dtype)
+        value = add_constant(model, model.graph, names.fresh(f"{layer.weight_value.name}_bias"), bias)
+        node.resize_inputs(3)
+        node.replace_input_with(2, value)
+
+
+def store_layer(layer: WeightedLayer, weight: IntegerWeight, writer: QdqWriter) -> None:
+    """Let a layer read its integer weights, and its bias as int32 with scale = input scale · weight scale."""
+    node = layer.node
+    value = layer.weight_value
+    scale = weight.scale.reshape(-1)
+    shared = weight.shared_scale
+    writer.constant(
+        value,
+        layer.from_rows(weight.quantized),
+        scale[0] if shared else scale,
+        None if shared else layer.axis,
+        [node],
+    )
+    bias = layer.bias
+    if bias is None or layer.bias_node is not node:
+        return
+    activation_scale = input_scale(node)
+    assert activation_scale is not None
+    bias_scale = scale * np.float32(activation_scale)
+    limits = np.iinfo(np.int32)
+    integers = np.clip(np.rint(bias.astype(np.float64) / bias_scale), limits.min, limits.max).astype(np.int32)
+    bias_value = node.inputs[layer.bias_index]
+    assert bias_value is not None
+    writer.constant(bias_value, integers, bias_scale[0] if shared else bias_scale, None if shared else 0, [node])
+
+
+def _unobserved(placement: Placement, statistics: Mapping[ir.Value, ActivationStatistics]) -> set[ir.Node]:
+    """Nodes that read or give a value without statistics."""
+    missing = {value for value, root in placement.roots.items() if root not in statistics}
+    return {node for node in placement.nodes if missing & {*data_inputs(node), *node.outputs, output_value(node)}}
+
+
+def _matches(node: ir.Node, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (node.name or "", node.op_type))
