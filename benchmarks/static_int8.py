@@ -235,6 +235,8 @@ def _work(job: Job) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     try:
         if QUALITY in job.steps or not job.output.exists():
+            for stale in _files(job.output):  # some append to a data file that is there
+                stale.unlink()
             start = time.perf_counter()
             _checked(contender.command(job), "quantizing", job.timeout)
             fields["seconds"] = time.perf_counter() - start
@@ -251,9 +253,13 @@ def _work(job: Job) -> dict[str, Any]:
     return fields
 
 
+def _files(model: Path) -> list[Path]:
+    """The model's file and data files that were written beside it under its name."""
+    return list(model.parent.glob(f"{model.name}*"))
+
+
 def _bytes(model: Path) -> int:
-    """Bytes of the model and of data files that were written beside it under its name."""
-    return sum(path.stat().st_size for path in model.parent.glob(f"{model.name}*"))
+    return sum(path.stat().st_size for path in _files(model))
 
 
 def _evaluated(job: Job) -> dict[str, Any]:

@@ -7,10 +7,10 @@ data: accuracy first (the allowed drop), then the goal. All that was tried is in
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 
@@ -21,6 +21,7 @@ from onnxshrink.graph.save import stage_model
 from onnxshrink.measure.accuracy import Accuracy
 from onnxshrink.measure.session import SessionSettings, open_session
 from onnxshrink.numerics.agreement import Agreement
+from onnxshrink.passes.base import Pass
 from onnxshrink.passes.runner import PassRunner
 from onnxshrink.recipe import Recipe
 from onnxshrink.report.report import Alternative, PassRecord
@@ -65,52 +66,99 @@ class _Tried:
     facts: Alternative
 
 
-def choose(
-    cleaned: ir.Model,
-    recipes: Sequence[Recipe],
-    runner: PassRunner,
-    data: Dataset,
-    settings: SessionSettings,
-    wish: Wish,
-    *,
-    batch_size: int,
-    latency_seconds: float,
-    seed: int,
-    progress: Callable[[str], None],
-) -> Chosen:
+@dataclass(frozen=True)
+class Trials:
+    """How alternatives are run and measured.
+
+    Attributes:
+        runner: applies their passes.
+        data: samples to compare on, with labels where there are any.
+        settings: of the sessions that are compared.
+        batch_size: samples per run when latency is measured.
+        latency_seconds: time to spend on each latency.
+        seed: seeds the statistics.
+    """
+
+    runner: PassRunner
+    data: Dataset
+    settings: SessionSettings
+    batch_size: int = 1
+    latency_seconds: float = 3.0
+    seed: int = 0
+
+
+def choose(cleaned: ir.Model, recipes: Sequence[Recipe], trials: Trials, wish: Wish) -> Chosen:
     """Run every recipe on the cleaned-up model, measure, and keep one; the cleaned-up model itself when none holds.
+
+    What is tried are drafts, with weights rounded to nearest; the one that is kept is then made with care.
 
     Raises:
         OnnxShrinkError: the cleaned-up model cannot be measured.
     """
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
-        float_path = _saved(cleaned, Path(folder, "float.onnx"))
-        tried: list[_Tried] = []
-        for index, recipe in enumerate(recipes):
-            progress(f"trying {recipe}")
-            model, records = runner.run(cleaned, recipe)
-            if records[0].status != "applied":
-                continue  # what remains is another alternative
-            try:
-                path = _saved(model, Path(folder, f"{index}.onnx"))
-                facts = _measured(
-                    float_path,
-                    path,
-                    str(recipe),
-                    data,
-                    settings,
-                    batch_size=batch_size,
-                    seconds=latency_seconds,
-                    seed=seed,
-                )
-            except OnnxShrinkError as error:
-                facts = Alternative(str(recipe), failure=str(error))
-            tried.append(_Tried(model, recipe, records, facts))
-    best = _best(tried, wish)
+        bench = _Bench(trials, cleaned, Path(folder))
+        tried = [one for one in map(bench.attempt, map(_draft, recipes)) if one is not None]
+        best = _best(tried, wish)
+        final = dict(zip(map(_draft, recipes), recipes, strict=True))
+        if best is not None and final[best.recipe] != best.recipe:
+            better = bench.attempt(final[best.recipe])
+            if better is not None and _best([better, best], replace(wish, goal="balanced")) is better:
+                tried[tried.index(best)] = best = better
     lines = tuple(replace(one.facts, kept=one is best, verdict=_verdict(one, best, wish)) for one in tried)
     if best is None:
         return Chosen(cleaned, Recipe(()), (), lines)
     return Chosen(best.model, best.recipe, best.records, lines)
+
+
+def _draft(recipe: Recipe) -> Recipe:
+    """The recipe with every pass that can compensate for rounding rounding to nearest instead."""
+    return Recipe(tuple(map(_rounded_to_nearest, recipe)))
+
+
+def _rounded_to_nearest(one_pass: Pass) -> Pass:
+    if getattr(one_pass, "rounding", None) != "compensated":
+        return one_pass
+    fields: dict[str, Any] = {"rounding": "nearest"}
+    return replace(one_pass, **fields)
+
+
+class _Bench:
+    """Runs recipes on one model and measures what comes out beside it."""
+
+    def __init__(self, trials: Trials, cleaned: ir.Model, folder: Path) -> None:
+        self._trials, self._cleaned, self._folder = trials, cleaned, folder
+        self._original = _saved(cleaned, folder / "float.onnx")
+        self._count = 0
+
+    def attempt(self, recipe: Recipe) -> _Tried | None:
+        """The recipe's result, measured; None when its first pass had nothing to do: that is another alternative."""
+        self._trials.runner.progress(f"trying {recipe.passes[0].name}")
+        model, records = self._trials.runner.run(self._cleaned, recipe)
+        if records[0].status != "applied":
+            return None
+        self._count += 1
+        try:
+            facts = self._measured(_saved(model, self._folder / f"{self._count}.onnx"), str(recipe))
+        except OnnxShrinkError as error:
+            facts = Alternative(str(recipe), failure=str(error))
+        return _Tried(model, recipe, records, facts)
+
+    def _measured(self, path: Path, text: str) -> Alternative:
+        trials = self._trials
+        with open_session(self._original, trials.settings) as first, open_session(path, trials.settings) as second:
+            agreement, accuracy = measure_agreement(first, second, trials.data)
+            feed = next(trials.data.batches(first.inputs, trials.batch_size)).feed
+        latency, _ = measure_latency((self._original, path), feed, trials.settings, trials.latency_seconds, trials.seed)
+        return Alternative(
+            text,
+            size_bytes=path.stat().st_size,
+            relative_error=agreement.relative_error,
+            drop=relative_drop(agreement, accuracy),
+            latency_ratio=latency.ratio,
+            latency_low=latency.ratio_low,
+            latency_high=latency.ratio_high,
+            significant=latency.significant,
+        )
 
 
 def _saved(model: ir.Model, path: Path) -> Path:
@@ -119,43 +167,19 @@ def _saved(model: ir.Model, path: Path) -> Path:
     return path
 
 
-def _measured(
-    original: Path,
-    path: Path,
-    text: str,
-    data: Dataset,
-    settings: SessionSettings,
-    *,
-    batch_size: int,
-    seconds: float,
-    seed: int,
-) -> Alternative:
-    with open_session(original, settings) as first, open_session(path, settings) as second:
-        agreement, accuracy = measure_agreement(first, second, data)
-        feed = next(data.batches(first.inputs, batch_size)).feed
-    latency, _ = measure_latency((original, path), feed, settings, seconds, seed)
-    return Alternative(
-        text,
-        size_bytes=path.stat().st_size,
-        relative_error=agreement.relative_error,
-        drop=relative_drop(agreement, accuracy),
-        latency_ratio=latency.ratio,
-        latency_low=latency.ratio_low,
-        latency_high=latency.ratio_high,
-        significant=latency.significant,
-    )
-
-
 def relative_drop(agreement: Agreement, accuracy: Accuracy | None) -> float:
     """What is lost of the metric, as a share of it; without labels, of the agreement with the original.
 
-    Agreement is the share of samples with the same best class, or the cosine of the outputs when they are no classes.
+    One sample more or less says nothing about a metric: it is not counted. Agreement is the share of the outputs'
+    energy that is kept, 1 − ‖f − f'‖²/‖f‖²: a drop of 1 % is a relative error of 0.1. The share of samples with another
+    best class is no measure of loss: as many may get better as worse.
     """
     if accuracy is not None:
-        return (accuracy.original - accuracy.result) / max(accuracy.original, 1e-9)
-    if agreement.top1 is not None:
-        return 1 - agreement.top1
-    return 1 - agreement.cosine if agreement.cosine is not None else 1.0
+        lost = accuracy.original - accuracy.result
+        return (max(lost - 1 / accuracy.samples, 0.0) if lost > 0 else lost) / max(accuracy.original, 1e-9)
+    if agreement.relative_error is not None:
+        return agreement.relative_error**2
+    return 1 - agreement.equal_share
 
 
 def _best(tried: Sequence[_Tried], wish: Wish) -> _Tried | None:

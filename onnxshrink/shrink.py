@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from onnxshrink.alternatives import Chosen, Goal, Wish, choose
+from onnxshrink.alternatives import Chosen, Goal, Trials, Wish, choose
 from onnxshrink.atomic_files import check_destination
 from onnxshrink.calibrated import CalibrationRuns, calibrated_context
 from onnxshrink.calibration.dataset import Dataset
@@ -243,18 +243,8 @@ def _chosen(
     recipes = plan.alternatives
     if trial.calibration is None:
         recipes = tuple(recipe for recipe in recipes if not any(one_pass.needs_data for one_pass in recipe))
-    return choose(
-        cleaned,
-        recipes,
-        runner,
-        trial.data,
-        settings,
-        wish,
-        batch_size=batch_size,
-        latency_seconds=seconds,
-        seed=seed,
-        progress=runner.progress,
-    )
+    trials = Trials(runner, trial.data, settings, batch_size, seconds, seed)
+    return choose(cleaned, recipes, trials, wish)
 
 
 def _destination(
@@ -459,6 +449,11 @@ def _notes(report: Report, trial: _Trial | None, provenance_bytes: int) -> Itera
         yield "the original's outputs change from run to run: only their shapes were compared"
     if trial is not None:
         yield from _notes_on_data(report, trial.data)
+    if report.missed_kernels:
+        names = ", ".join(report.missed_kernels[:3])
+        yield f"{len(report.missed_kernels)} quantized layers run in float all the same on this machine: {names}"
+    if report.alternatives and not any(one.kept for one in report.alternatives):
+        yield "no int8 form holds what was asked: the cleaned-up model was kept"
     if report.preset is None and report.agreement is not None and (report.agreement.relative_error or 0) > _FAR:
         yield f"the recipe moved the outputs far: relative error {report.agreement.relative_error:.2g}"
     grown = report.result.size.file_bytes - report.original.size.file_bytes

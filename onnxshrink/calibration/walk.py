@@ -91,6 +91,9 @@ class _Track:
     def layer(self, stop: int) -> ir.Node:
         return self._nodes[self._stops[stop]]
 
+    def value(self, name: str) -> ir.Value:
+        return next(output for node in self._nodes for output in node.outputs if output.name == name)
+
     def advance(self, stop: int) -> None:
         """Run the nodes in front of a stop, the layer itself left out; everything before them has been run."""
         begin = self._stops[stop - 1] + 1 if stop else 0
@@ -104,7 +107,7 @@ class _Track:
             if self._last_read.get(name, -1) <= self._stops[stop]:
                 self.store.drop(name)
 
-    def run(self, outputs: Sequence[ir.Value]) -> None:
+    def run(self, outputs: Collection[ir.Value]) -> None:
         """Compute values from those that are kept, for all samples, and keep them."""
         if not outputs:
             return
@@ -114,7 +117,7 @@ class _Track:
                 for name, array in session.run({name: self.store.get(name, sample) for name in names}).items():
                     self.store.put(name, sample, array)
 
-    def segment(self, outputs: Sequence[ir.Value], overridable: Iterable[str] = ()) -> ir.Model:
+    def segment(self, outputs: Collection[ir.Value], overridable: Iterable[str] = ()) -> ir.Model:
         """The nodes between what is kept and ``outputs`` as a model; ``overridable`` initializers become inputs too."""
         inputs = _boundary(self.model.graph, outputs, set(self.store.names))
         graph = ir.convenience.extract(self.model.graph, inputs, list(outputs))
@@ -141,16 +144,17 @@ class Step:
     def trial_errors(self, trials: Sequence[Mapping[str, np.ndarray]]) -> list[float]:
         assert not self._advanced, "trials come before anything else is asked of a step"
         names = sorted({name for trial in trials for name in trial})
-        model = self._changed.segment(self._changed.layer(self._index).outputs, names)
+        expected_name, actual_name = self.layer.judged
+        model = self._changed.segment([self._changed.value(actual_name)], names)
         defaults = {name: _tensor(model.graph.initializers[name]) for name in names}
         errors = np.zeros(len(trials))
         with open_session(model, _PLAIN) as session:
             inputs = [spec.name for spec in session.inputs if spec.name not in defaults]
             for sample in range(min(self._changed.samples, _TRIAL_SAMPLES)):
                 feed = {name: self._changed.store.get(name, sample) for name in inputs}
-                expected = self._reference.store.get(self.layer.reference, sample)
+                expected = self._reference.store.get(expected_name, sample)
                 for index, trial in enumerate(trials):
-                    actual = session.run({**feed, **defaults, **trial})[self.layer.changed]
+                    actual = session.run({**feed, **defaults, **trial})[actual_name]
                     errors[index] += float(np.mean(np.square(expected - actual), dtype=np.float64))
         return [float(error) for error in errors]
 
@@ -215,7 +219,7 @@ def walk_layers(
         actual = _Track(changed, [layer.changed for layer in layers], feeds, second)
         for index, layer in enumerate(layers):
             expected.advance(index)
-            expected.run(expected.layer(index).outputs)
+            expected.run({*expected.layer(index).outputs, expected.value(layer.judged[0])})
             step = Step(layer, index, expected, actual)
             yield step
             step.finish()

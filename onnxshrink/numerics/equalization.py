@@ -54,7 +54,7 @@ ALPHAS = tuple(step / 10 for step in range(2, 11))
 HEADROOMS = (1.0, 1.5, 2.0, 3.0)
 """How much of the range it was seen to need a channel is given, up to the range of the widest channel."""
 
-LEAST_GAIN = 0.05
+LEAST_GAIN = 0.1
 """An estimated error that falls by less is not worth new weights."""
 
 _SIGMAS_PER_RANGE = 8.0
@@ -250,7 +250,7 @@ def quietest_scales(
 ) -> Float64Array:
     """The settled scales, (channels,), of SmoothQuant with the ``alpha`` given, or those of least expected error.
 
-    The latter are all 1 when none lowers the root of that error by 5 %.
+    The latter are all 1 when none lowers the root of that error by 10 %.
     """
     if alpha is not None:
         return settled_scales(smoothed_scales(products, alpha), least, powers_of_two)

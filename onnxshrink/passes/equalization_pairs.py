@@ -35,7 +35,8 @@ _ELEMENTWISE = ("Relu", "LeakyRelu", "PRelu", "Clip", "Identity", "Dropout")
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_LARGEST_FLOAT = float(np.finfo(np.float32).max)
+_LARGEST_FLOAT = (2 - 2**-23) * 2.0**127
+"""Of float32: what exporters write for a Clip without an end."""
 
 
 @dataclass(frozen=True)

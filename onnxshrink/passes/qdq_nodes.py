@@ -179,7 +179,7 @@ def drop_absorbed(placement: Placement, scales: Mapping[ir.Value, ActivationScal
     for node in placement.absorbed:
         root = placement.roots.get(node.outputs[0])
         source = node.inputs[0]
-        if root is None or root not in scales or source is None or source.name is None or node.outputs[0].is_graph_output():
+        if root is None or root not in scales or source is None or node.outputs[0].is_graph_output():
             continue
         if _within(scales[root], clip_bounds(node)):
             node.outputs[0].replace_all_uses_with(source)

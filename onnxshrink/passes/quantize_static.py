@@ -22,7 +22,7 @@ https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html; Nagel et al. 2021, htt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
@@ -39,6 +39,7 @@ from onnxshrink.numerics.layer_weights import IntegerWeight
 from onnxshrink.numerics.ranges import RangeEstimator, activation_parameters, estimate_range
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
 from onnxshrink.passes.convert_opset import ConvertOpset
+from onnxshrink.passes.equalize_layers import EqualizeLayers
 from onnxshrink.passes.integer_kernels import data_inputs
 from onnxshrink.passes.placement import Placement, output_value, place
 from onnxshrink.passes.qdq_nodes import QdqWriter, drop_absorbed
@@ -58,6 +59,8 @@ _PREPARATION = (
     "drop-unused",
 )
 _PER_CHANNEL_OPSET = 13
+_CLEARLY_BETTER = 0.95
+"""Equalization must bring the outputs' error below this share of what it is without."""
 
 
 @dataclass(frozen=True)
@@ -98,24 +101,38 @@ class QuantizeStatic(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> PassResult:
         prepare(model, context)
-        reference = model.clone()
-        excluded = self._excluded(model)
-        placement = place(model.graph, excluded)
+        if self._equalization_helps(model, context):
+            EqualizeLayers().apply(model, context)
+        placement = place(model.graph, self._excluded(model))
+        if not placement.layers:
+            return PassResult(skips=placement.skips)
         statistics = context.statistics(model, dict.fromkeys(placement.roots.values()))
         if not statistics:
-            return PassResult(
-                skips=(Skip("model", "there is no calibration data, or no activation could be observed"),)
-            )
-        placement = place(model.graph, excluded | _unobserved(placement, statistics))
+            reason = "there is no calibration data, or no activation could be observed"
+            return PassResult(skips=(Skip("model", reason),))
+        placement = place(model.graph, self._excluded(model) | _unobserved(placement, statistics))
+        self._quantize(model, placement, statistics, context)
+        changes = tuple(Change(label(node), f"{node.op_type} computed in int8") for node in placement.nodes)
+        return PassResult(changes, placement.skips)
+
+    def _quantize(
+        self,
+        model: ir.Model,
+        placement: Placement,
+        statistics: Mapping[ir.Value, ActivationStatistics],
+        context: Context,
+    ) -> None:
+        """Insert QuantizeLinear and DequantizeLinear, repair, and store weights and biases as integers."""
         add_biases(model, placement.layers)
+        reference = model.clone()
         layers = [layer for layer in map(weighted_layer, placement.layers) if layer is not None]
-        outputs = [layer.node.outputs[0].name or "" for layer in layers]
+        before = [_walked_names(layer) for layer in layers]
         names = Names(model)
         writer = QdqWriter(model, names)
         scales = writer.activations(placement, self._parameters(placement, statistics))
         walked = [
-            WalkedLayer(name, layer.node.outputs[0].name or "", layer.output_axis)
-            for name, layer in zip(outputs, layers, strict=True)
+            WalkedLayer(output, _walked_names(layer)[0], layer.output_axis, (judged, _walked_names(layer)[1]))
+            for (output, judged), layer in zip(before, layers, strict=True)
         ]
         repair = StaticRepair(model, self._repair_settings, scales, statistics, names)
         repair.run(reference, list(zip(walked, layers, strict=True)), context)
@@ -123,8 +140,23 @@ class QuantizeStatic(Pass):
         for layer in layers:
             store_layer(layer, repair.weights[layer.node], writer)
         writer.keep_float(placement)
-        changes = tuple(Change(label(node), f"{node.op_type} computed in int8") for node in placement.nodes)
-        return PassResult(changes, placement.skips)
+
+    def _equalization_helps(self, model: ir.Model, context: Context) -> bool:
+        """Whether outputs are clearly closer after equalization, with everything else as plain as it can be."""
+        if self.equalize != "auto":
+            return self.equalize == "on"
+        equalized = model.clone()
+        infer_shapes(equalized)
+        if not EqualizeLayers().apply(equalized, context).changed:
+            return False
+        plain = replace(self, equalize="off", calibration="mse", rounding="nearest", correct_biases=False)
+        errors = []
+        for candidate in (model, equalized):
+            quantized = candidate.clone()
+            plain.apply(quantized, context)
+            errors.append(context.output_error(model, quantized))
+        before, after = errors
+        return before is not None and after is not None and after < _CLEARLY_BETTER * before
 
     @property
     def _repair_settings(self) -> RepairSettings:
@@ -221,6 +253,13 @@ def store_layer(layer: WeightedLayer, weight: IntegerWeight, writer: QdqWriter) 
     writer.constant(bias_value, integers, bias_scale[0] if shared else bias_scale, None if shared else 0, [node])
 
 
+def _walked_names(layer: WeightedLayer) -> tuple[str, str]:
+    """Names of a layer's output, and of the value behind the activation that is absorbed."""
+    output, judged = layer.node.outputs[0].name, output_value(layer.node).name
+    assert output is not None and judged is not None
+    return output, judged
+
+
 def _unobserved(placement: Placement, statistics: Mapping[ir.Value, ActivationStatistics]) -> set[ir.Node]:
     """Nodes that read or give a value without statistics."""
     missing = {value for value, root in placement.roots.items() if root not in statistics}
@@ -228,4 +267,4 @@ def _unobserved(placement: Placement, statistics: Mapping[ir.Value, ActivationSt
 
 
 def _matches(node: ir.Node, pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (node.name or "", node.op_type))
+    return any(fnmatchcase(name, pattern) for name in (label(node), node.op_type))

@@ -113,7 +113,7 @@ class SmoothActivations(Pass):
         metadata={"help": "how much of an activation's spread its weights take over, 0 to 1; default: by error"},
     )
     insert_below: float = field(
-        default=0.5,
+        default=0.8,
         metadata={"help": "insert a Mul where factors cannot be folded and it cuts the estimated error to this share"},
     )
     scales: Literal["any", "powers-of-two"] = field(

@@ -65,6 +65,10 @@ class RepairSettings:
     dtype: ActivationType
     symmetric: bool
 
+    @property
+    def looks_at_activations(self) -> bool:
+        return self.choose_ranges or self.compensate or self.correct_biases
+
 
 @dataclass
 class StaticRepair:
@@ -88,7 +92,8 @@ class StaticRepair:
         """Repair ``layers``, in graph order; those that the walk does not reach are rounded to nearest."""
         by_output = {walked.changed: layer for walked, layer in layers}
         waiting = self._roots_by_layer(list(by_output))
-        for step in context.walk(reference, self.model, [walked for walked, _ in layers]):
+        stops = [walked for walked, _ in layers] if self.settings.looks_at_activations else []
+        for step in context.walk(reference, self.model, stops):
             layer = by_output[step.layer.changed]
             if self.settings.choose_ranges:
                 for root in waiting[step.layer.changed]:
@@ -131,7 +136,7 @@ class StaticRepair:
     def _choose_range(self, step: LayerStep, root: ir.Value) -> None:
         """Try the ranges of all estimators; one must move the layer's output clearly less than that of least error."""
         scale, statistics = self.scales[root], self.statistics[root]
-        ranges = [estimate_range(statistics, "mse"), *candidate_ranges(statistics)]
+        ranges = list(dict.fromkeys([estimate_range(statistics, "mse"), *candidate_ranges(statistics)]))
         parameters = [activation_parameters(span, self.settings.dtype, self.settings.symmetric) for span in ranges]
         errors = step.trial_errors([dict(zip(scale.names, found, strict=True)) for found in parameters])
         best = int(np.argmin(errors))

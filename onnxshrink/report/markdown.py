@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from onnxshrink.report.report import PassRecord, Report
 from onnxshrink.report.summary import (
     agreement_figures,
+    alternative_rows,
     comparison_rows,
     environment,
     headline,
+    kernels_text,
     listing,
     pass_outcome,
     skip_groups,
@@ -28,6 +30,7 @@ def to_markdown(report: Report) -> str:
     sections = [
         _headline(report),
         _comparison(report),
+        _alternatives(report),
         _notes(report),
         _passes(report.passes),
         _details("What was left alone, and why", list(_skips(report.passes))),
@@ -49,6 +52,18 @@ def _comparison(report: Report) -> str:
         source = "" if report.data is None else f" on {_plain(report.data.description)}"
         figures = agreement_figures(report.agreement).replace("|", "\\|")
         lines.append(f"| outputs{source} | | | {figures} |")
+    return "\n".join(lines)
+
+
+def _alternatives(report: Report) -> str:
+    """What was tried to choose from, and how much is computed from integers."""
+    lines = []
+    if kernels := kernels_text(report):
+        lines.append(f"Integer kernels: {_plain(kernels)}.")
+    if report.alternatives:
+        lines += ["", "| tried | size | error | latency / cleaned up | |", "|---|---:|---:|---:|---|"]
+        for text, *cells in alternative_rows(report):
+            lines.append("| " + " | ".join([_code(text), *map(_plain, cells)]) + " |")
     return "\n".join(lines)
 
 

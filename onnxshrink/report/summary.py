@@ -10,7 +10,7 @@ from typing import Literal
 
 from onnxshrink.measure.latency import LatencyComparison
 from onnxshrink.numerics.agreement import Agreement, OutputAgreement
-from onnxshrink.report.report import ModelFacts, PassRecord, Report
+from onnxshrink.report.report import Alternative, ModelFacts, PassRecord, Report
 
 Tone = Literal["good", "bad", "plain"]
 
@@ -120,6 +120,40 @@ def pass_outcome(record: PassRecord) -> str:
         saved = record.bytes_before - record.bytes_after
         parts.append(f"{'−' if saved > 0 else '+'}{bytes_text(abs(saved))}")
     return ", ".join(parts)
+
+
+def alternative_rows(report: Report) -> tuple[tuple[str, str, str, str, str], ...]:
+    """What was tried to choose from: recipe, size, error, latency, verdict; the closing passes they share left out."""
+    recipes = [alternative.text.split(",") for alternative in report.alternatives]
+    shared = 0
+    while (
+        recipes and all(len(recipe) > shared + 1 for recipe in recipes) and len({r[-1 - shared] for r in recipes}) == 1
+    ):
+        shared += 1
+    return tuple(
+        (", ".join(recipe[: len(recipe) - shared]), *_alternative_figures(alternative), alternative.verdict)
+        for recipe, alternative in zip(recipes, report.alternatives, strict=True)
+    )
+
+
+def _alternative_figures(alternative: Alternative) -> tuple[str, str, str]:
+    size, error, ratio = alternative.size_bytes, alternative.relative_error, alternative.latency_ratio
+    if ratio is None:
+        latency = "-"
+    elif alternative.significant:
+        latency = f"{ratio:.2f}x [{alternative.latency_low:.2f}, {alternative.latency_high:.2f}]"
+    else:
+        latency = f"{ratio:.2f}x, not significant"
+    return "-" if size is None else bytes_text(size), "-" if error is None else number(error), latency
+
+
+def kernels_text(report: Report) -> str:
+    """How much is computed from integers, in one line; empty when nothing is."""
+    if not report.integer_kernels:
+        return ""
+    kernels = ", ".join(f"{count} {name}" for name, count in sorted(report.integer_kernels.items()))
+    share = report.integer_mac_share
+    return kernels if share is None else f"{percent(share, 1)} of the MACs in {kernels}"
 
 
 def skip_groups(passes: tuple[PassRecord, ...]) -> Iterator[SkipGroup]:

@@ -12,9 +12,11 @@ from onnxshrink.report.report import PassRecord, Report
 from onnxshrink.report.summary import (
     Row,
     agreement_figures,
+    alternative_rows,
     comparison_rows,
     environment,
     headline,
+    kernels_text,
     listing,
     pass_outcome,
     skip_groups,
@@ -33,6 +35,12 @@ def render(report: Report, console: Console, verbose: bool = False) -> None:
     console.print(_comparison(report), width=width)
     if report.agreement is not None:
         _print_agreement(report, console, verbose, width)
+    if kernels := kernels_text(report):
+        console.print(_hanging("integer kernels", kernels, "bold"), width=width)
+        console.print()
+    if report.alternatives:
+        console.print(_alternatives(report), width=width)
+        console.print()
     console.print(_passes(report.passes, verbose), width=width)
     _print_skips(report.passes, console, verbose, width)
     for note in report.notes:
@@ -59,6 +67,17 @@ def _comparison(report: Report) -> Table:
     table.add_column("result / original", overflow="fold")
     for row in comparison_rows(report):
         table.add_row(row.label, row.original, row.result, _toned(row))
+    return table
+
+
+def _alternatives(report: Report) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("tried", overflow="fold")
+    for name in ("size", "error", "latency / cleaned up"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for cells, alternative in zip(alternative_rows(report), report.alternatives, strict=True):
+        table.add_row(*cells, style="bold" if alternative.kept else "")
     return table
 
 

@@ -75,16 +75,17 @@ def true_error(reference: ir.Model, model: ir.Model, samples: list[Feed]) -> flo
 
 
 FLOAT = parse(f"{FLOAT_TAIL} {POOLED} y = Gemm(f, v, d)")
-MOVED_INTEGERS = "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(cq) f = Flatten(p) fd = DequantizeLinear(f, rs, rz)"
+MOVED_INTEGERS = (
+    "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(cq) f = Flatten(p) fd = DequantizeLinear(f, rs, rz)"
+)
 CONV = f"{QUANTIZED_INPUT} c = Conv(xd, wd, b) cq = QuantizeLinear(c, rs, rz) {MOVED_INTEGERS}"
 
 
 def test_each_node_alone_with_an_absorbed_relu_moved_integers_and_a_float_output() -> None:
     quantized = parse(f"{CONV} vd = DequantizeLinear(vq, vs) y = Gemm(fd, vd, d)")
     only_conv = parse(f"{CONV} y = Gemm(fd, v, d)")
-    only_gemm = parse(
-        f"{FLOAT_TAIL} cq = QuantizeLinear(r, rs, rz) {MOVED_INTEGERS} vd = DequantizeLinear(vq, vs) y = Gemm(fd, vd, d)"
-    )
+    read = f"{FLOAT_TAIL} cq = QuantizeLinear(r, rs, rz) {MOVED_INTEGERS}"
+    only_gemm = parse(f"{read} vd = DequantizeLinear(vq, vs) y = Gemm(fd, vd, d)")
     samples = feeds(1, 3, 2)
     errors = measure_layer_errors(FLOAT, quantized, samples)
     assert list(errors) == ["c", "y"]
@@ -114,9 +115,9 @@ def test_an_operator_between_quantized_values_and_several_outputs() -> None:
     results = "float[N, 2, 6, 6] y, float[N, 2, 6, 6] z"
     reference = parse("s = Sigmoid(x) a = Add(s, x) y = Neg(a) z = Relu(a)", results)
     quantized = parse(
-        "s = Sigmoid(x) sq = QuantizeLinear(s, rs, rz) sd = DequantizeLinear(sq, rs, rz) xq = QuantizeLinear(x, xs, xz) "
-        "xd = DequantizeLinear(xq, xs, xz) a = Add(sd, xd) aq = QuantizeLinear(a, xs, xz) "
-        "ad = DequantizeLinear(aq, xs, xz) y = Neg(ad) z = Relu(ad)",
+        "s = Sigmoid(x) sq = QuantizeLinear(s, rs, rz) sd = DequantizeLinear(sq, rs, rz) "
+        "xq = QuantizeLinear(x, xs, xz) xd = DequantizeLinear(xq, xs, xz) "
+        "a = Add(sd, xd) aq = QuantizeLinear(a, xs, xz) ad = DequantizeLinear(aq, xs, xz) y = Neg(ad) z = Relu(ad)",
         results,
     )
     samples = feeds(1, 2)
@@ -132,7 +133,9 @@ def test_the_added_bias_of_a_matmul_belongs_to_it_and_corrected_biases_leave_the
     exact = {"k": weights.astype(np.float32) * np.float32(0.05), "kq": weights, "shifted": D + np.float32(0.5)}
     reference = parse(f"{_MATMUL.format(data='f', weight='k', bias='d')} y = Neg(r)", **exact)
     data = "f0 = Flatten(x) fq = QuantizeLinear(f0, xs, xz) fd = DequantizeLinear(fq, xs, xz) "
-    layer = _MATMUL.format(data="fd", weight="kd", bias="shifted").replace("f = Flatten(x)", "kd = DequantizeLinear(kq, ws)")
+    layer = _MATMUL.format(data="fd", weight="kd", bias="shifted").replace(
+        "f = Flatten(x)", "kd = DequantizeLinear(kq, ws)"
+    )
     quantized = parse(f"{data.replace('f0', 'f')} {layer} y = Neg(r)", **exact)
     on_grid = [{"x": RANDOM.integers(-99, 99, (2, 2, 6, 6)).astype(np.float32) * np.float32(0.05)} for _ in range(3)]
     errors = measure_layer_errors(reference, quantized, on_grid)
@@ -171,8 +174,8 @@ def test_what_has_no_counterpart_in_the_float_model_is_left_out() -> None:
 def test_float_nodes_that_read_dequantized_values_are_no_integer_nodes() -> None:
     scales = {"many": np.full(2, 0.05, np.float32), "zeros": np.full(2, 128, np.uint8)}
     kept_float = parse(
-        f"xq = QuantizeLinear(x, xs, xz) xd = DequantizeLinear<axis = 1>(xq, many, zeros) wd = DequantizeLinear(wq, ws) "
-        f"c = Conv(xd, wd, b) r = Relu(c) {POOLED} y = Gemm(f, v, d)",
+        "xq = QuantizeLinear(x, xs, xz) xd = DequantizeLinear<axis = 1>(xq, many, zeros) "
+        f"wd = DequantizeLinear(wq, ws) c = Conv(xd, wd, b) r = Relu(c) {POOLED} y = Gemm(f, v, d)",
         **scales,
     )
     assert measure_layer_errors(FLOAT, kept_float, feeds(1)) == {}

@@ -135,7 +135,7 @@ def test_the_quietest_scales_are_never_worse_than_none(seed: int) -> None:
     x = rng.standard_normal((200, 12)) * positive(rng, 12, 4)
     reader = product(x, rng.standard_normal((12, 5)) * positive(rng, 12)[:, None])
     scale = quietest_scales([reader], np.zeros(12), powers_of_two=False)
-    assert (scale == 1).all() or noise_ratio([reader], scale) <= 0.95
+    assert (scale == 1).all() or noise_ratio([reader], scale) <= 0.9
 
 
 def test_outliers_move_into_the_weights() -> None:
