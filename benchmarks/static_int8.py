@@ -22,6 +22,7 @@ is quiet.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -39,6 +40,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from peers.contenders import CONTENDERS, ENVIRONMENTS, FLOAT, Contender, Job
 from peers.feeds import Feed, read_feeds, write_feeds
 
@@ -269,22 +271,23 @@ def _evaluated(job: Job) -> dict[str, Any]:
 
 
 def _errors(job: Job) -> dict[str, Any]:
-    """Errors of the outputs on held-out feeds, and what saturation changes."""
+    """Errors of the outputs on held-out feeds, and what saturation changes where that can be told."""
     original = _session(job.model)
-    result = {
-        "error": _session(job.output),
-        "error_unoptimized": _session(job.output, optimized=False),
-        "error_x64_precise": _session(job.output, x64quantprecision="1"),
-    }
-    meters = {name: AgreementMeter() for name in (*result, "saturation")}
+    result = {"error": _session(job.output), "error_unoptimized": _session(job.output, optimized=False)}
+    with contextlib.suppress(Fail):  # with this option ONNX Runtime does not load every model
+        result["error_x64_precise"] = _session(job.output, x64quantprecision="1")
+    meters = {name: AgreementMeter() for name in result}
+    saturation = AgreementMeter()
     names = [value.name for value in original.get_outputs()]
     for feed in read_feeds(job.eval_feeds):
         expected = dict(zip(names, original.run(names, feed), strict=True))
         outputs = {name: dict(zip(names, one.run(names, feed), strict=True)) for name, one in result.items()}
         for name, output in outputs.items():
             meters[name].add(expected, output)
-        meters["saturation"].add(outputs["error_x64_precise"], outputs["error"])
-    return {name: _worst(meter) for name, meter in meters.items()}
+        if "error_x64_precise" in outputs:
+            saturation.add(outputs["error_x64_precise"], outputs["error"])
+    errors = {name: _worst(meter) for name, meter in meters.items()}
+    return errors | ({"saturation": _worst(saturation)} if "error_x64_precise" in result else {})
 
 
 def _worst(meter: AgreementMeter) -> float:

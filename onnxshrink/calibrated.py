@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +22,8 @@ _WALKED_SAMPLES = 64
 """A walk keeps what crosses from layer to layer for every sample: more of them repair little better."""
 
 _ERROR_SAMPLES = 16
+
+_DRAFT_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,19 @@ def calibrated_context(
     )
     if calibration is None:
         return context
-    runs = calibration
-    return Context(
-        seed,
-        evaluate_constants,
-        context.channel_means,
-        context.output_errors,
+    few = replace(calibration, feeds=calibration.feeds[:_DRAFT_SAMPLES])
+    return replace(_with_activations(context, calibration), draft=_with_activations(context, few))
+
+
+def _with_activations(context: Context, runs: CalibrationRuns) -> Context:
+    return replace(
+        context,
         statistics=lambda model, axes: collect_statistics(
             model, axes, lambda: iter(runs.feeds), runs.settings, runs.memory_bytes
         ),
-        second_moments=lambda model, axes: measure_second_moments(model, axes, runs.feeds, runs.settings),
+        second_moments=lambda model, axes: measure_second_moments(
+            model, axes, runs.feeds[:_WALKED_SAMPLES], runs.settings
+        ),
         walk=lambda reference, changed, layers: walk_layers(reference, changed, layers, runs.feeds[:_WALKED_SAMPLES]),
         output_error=runs.output_error,
     )

@@ -167,6 +167,7 @@ class Context:
         second_moments: measures second moments of activations on the calibration data.
         walk: runs a model and a changed copy of it side by side, layer by layer.
         output_error: measures how far a changed copy's outputs are from the model's.
+        draft: the same on fewer samples, for decisions that need no more; None when there is no difference.
     """
 
     seed: int = 0
@@ -177,6 +178,7 @@ class Context:
     second_moments: SecondMoments = field(default=_no_moments)
     walk: Walk = field(default=_no_walk)
     output_error: OutputError = field(default=_no_output_error)
+    draft: Context | None = None
 
 
 @dataclass(frozen=True)

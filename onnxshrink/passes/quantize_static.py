@@ -101,8 +101,12 @@ class QuantizeStatic(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> PassResult:
         prepare(model, context)
-        if self._equalization_helps(model, context):
+        if self._equalization_helps(model, context.draft or context):
             EqualizeLayers().apply(model, context)
+            infer_shapes(model)
+        return self._apply_prepared(model, context)
+
+    def _apply_prepared(self, model: ir.Model, context: Context) -> PassResult:
         placement = place(model.graph, self._excluded(model))
         if not placement.layers:
             return PassResult(skips=placement.skips)
@@ -146,14 +150,14 @@ class QuantizeStatic(Pass):
         if self.equalize != "auto":
             return self.equalize == "on"
         equalized = model.clone()
-        infer_shapes(equalized)
         if not EqualizeLayers().apply(equalized, context).changed:
             return False
         plain = replace(self, equalize="off", calibration="mse", rounding="nearest", correct_biases=False)
         errors = []
         for candidate in (model, equalized):
             quantized = candidate.clone()
-            plain.apply(quantized, context)
+            infer_shapes(quantized)
+            plain._apply_prepared(quantized, context)
             errors.append(context.output_error(model, quantized))
         before, after = errors
         return before is not None and after is not None and after < _CLEARLY_BETTER * before
