@@ -6,6 +6,7 @@ data: accuracy first (the allowed drop), then the goal. All that was tried is in
 
 from __future__ import annotations
 
+import glob
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from onnxshrink.calibration.dataset import Dataset
+from onnxshrink.calibration.layer_errors import exclusions
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.evidence import measure_agreement, measure_latency
 from onnxshrink.graph.save import stage_model
@@ -22,9 +24,11 @@ from onnxshrink.measure.accuracy import Accuracy
 from onnxshrink.measure.session import SessionSettings, open_session
 from onnxshrink.numerics.agreement import Agreement
 from onnxshrink.passes.base import Pass
+from onnxshrink.passes.quantize_static import QuantizeStatic
 from onnxshrink.passes.runner import PassRunner
 from onnxshrink.recipe import Recipe
 from onnxshrink.report.report import Alternative, PassRecord
+from onnxshrink.sensitivity import Sensitivity, measure_sensitivity
 
 Goal = Literal["speed", "size", "balanced"]
 
@@ -32,6 +36,9 @@ _ABOUT_AS_FAST = 0.03
 """Latencies this close are taken as equal, and the closer outputs decide."""
 
 _ABOUT_AS_SMALL = 0.01
+
+_SPARED_ERRORS = (0.5, 0.25, 0.125)
+"""Shares of the predicted error to which the most sensitive nodes are taken out, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,8 @@ class Trials:
 def choose(cleaned: ir.Model, recipes: Sequence[Recipe], trials: Trials, wish: Wish) -> Chosen:
     """Run every recipe on the cleaned-up model, measure, and keep one; the cleaned-up model itself when none holds.
 
-    What is tried are drafts, with weights rounded to nearest; the one that is kept is then made with care.
+    What is tried are drafts, with weights rounded to nearest; the one that is kept is then made with care. A static one
+    that is faster but loses too much is tried again with its most sensitive nodes in float.
 
     Raises:
         OnnxShrinkError: the cleaned-up model cannot be measured.
@@ -98,10 +106,10 @@ def choose(cleaned: ir.Model, recipes: Sequence[Recipe], trials: Trials, wish: W
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
         bench = _Bench(trials, cleaned, Path(folder))
         tried = [one for one in map(bench.attempt, map(_draft, recipes)) if one is not None]
+        tried += [spared for one in tried if (spared := _spared(one, bench, wish)) is not None]
         best = _best(tried, wish)
-        final = dict(zip(map(_draft, recipes), recipes, strict=True))
-        if best is not None and final[best.recipe] != best.recipe:
-            better = bench.attempt(final[best.recipe])
+        if best is not None and _careful(best.recipe) != best.recipe:
+            better = bench.attempt(_careful(best.recipe))
             if better is not None and _best([better, best], replace(wish, goal="balanced")) is better:
                 tried[tried.index(best)] = best = better
     lines = tuple(replace(one.facts, kept=one is best, verdict=_verdict(one, best, wish)) for one in tried)
@@ -112,14 +120,45 @@ def choose(cleaned: ir.Model, recipes: Sequence[Recipe], trials: Trials, wish: W
 
 def _draft(recipe: Recipe) -> Recipe:
     """The recipe with every pass that can compensate for rounding rounding to nearest instead."""
-    return Recipe(tuple(map(_rounded_to_nearest, recipe)))
+    return Recipe(tuple(_with_rounding(one_pass, "compensated", "nearest") for one_pass in recipe))
 
 
-def _rounded_to_nearest(one_pass: Pass) -> Pass:
-    if getattr(one_pass, "rounding", None) != "compensated":
+def _careful(recipe: Recipe) -> Recipe:
+    """The inverse of :func:`_draft`, for passes that compensate by default."""
+    return Recipe(
+        tuple(
+            _with_rounding(one_pass, "nearest", "compensated")
+            if getattr(type(one_pass), "rounding", None) == "compensated"
+            else one_pass
+            for one_pass in recipe
+        )
+    )
+
+
+def _with_rounding(one_pass: Pass, old: str, new: str) -> Pass:
+    if getattr(one_pass, "rounding", None) != old:
         return one_pass
-    fields: dict[str, Any] = {"rounding": "nearest"}
+    fields: dict[str, Any] = {"rounding": new}
     return replace(one_pass, **fields)
+
+
+def _spared(one: _Tried, bench: _Bench, wish: Wish) -> _Tried | None:
+    """A static alternative with its most sensitive nodes in float, as few as hold what was asked; None if none do."""
+    position = next((index for index, each in enumerate(one.recipe) if isinstance(each, QuantizeStatic)), None)
+    if position is None or _time(one.facts) >= 1 or (one.facts.drop or 0) <= wish.max_drop:
+        return None
+    found = bench.sensitivity(Recipe(one.recipe.passes[: position + 1]))
+    errors = {node.node: node.error for node in found.nodes}
+    for share in _SPARED_ERRORS:
+        names = tuple(map(glob.escape, exclusions(errors, share * found.predicted_error)))
+        passes = list(one.recipe.passes)
+        passes[position] = replace(passes[position], **{"exclude": names})
+        spared = bench.attempt(Recipe(tuple(passes)))
+        if spared is None or _time(spared.facts) >= 1:
+            return spared
+        if (spared.facts.drop or 0) <= wish.max_drop:
+            return spared
+    return None
 
 
 class _Bench:
@@ -142,6 +181,9 @@ class _Bench:
         except OnnxShrinkError as error:
             facts = Alternative(str(recipe), failure=str(error))
         return _Tried(model, recipe, records, facts)
+
+    def sensitivity(self, recipe: Recipe) -> Sensitivity:
+        return measure_sensitivity(self._cleaned, self._trials.data, recipe=recipe, seed=self._trials.seed)
 
     def _measured(self, path: Path, text: str) -> Alternative:
         trials = self._trials
@@ -182,17 +224,23 @@ def relative_drop(agreement: Agreement, accuracy: Accuracy | None) -> float:
     return 1 - agreement.equal_share
 
 
-def _best(tried: Sequence[_Tried], wish: Wish) -> _Tried | None:
-    fit = [one for one in tried if one.facts.failure is None and (one.facts.drop or 0) <= wish.max_drop]
+def pick(tried: Sequence[Alternative], wish: Wish) -> int | None:
+    """Which of the measured alternatives serves the wish best; None when none holds what was asked."""
+    fit = [index for index, one in enumerate(tried) if one.failure is None and (one.drop or 0) <= wish.max_drop]
     if wish.goal == "size":
-        smallest = min((one.facts.size_bytes or 0 for one in fit), default=0)
-        small = [one for one in fit if (one.facts.size_bytes or 0) <= smallest * (1 + _ABOUT_AS_SMALL)]
-        return min(small, key=lambda one: _time(one.facts), default=None)
-    fit = [one for one in fit if _time(one.facts) <= 1]
-    fastest = min((_time(one.facts) for one in fit), default=0.0)
+        smallest = min((tried[index].size_bytes or 0 for index in fit), default=0)
+        small = [index for index in fit if (tried[index].size_bytes or 0) <= smallest * (1 + _ABOUT_AS_SMALL)]
+        return min(small, key=lambda index: _time(tried[index]), default=None)
+    fit = [index for index in fit if _time(tried[index]) <= 1]
+    fastest = min((_time(tried[index]) for index in fit), default=0.0)
     margin = 0.0 if wish.goal == "speed" else _ABOUT_AS_FAST
-    fast = [one for one in fit if _time(one.facts) <= fastest + margin]
-    return min(fast, key=lambda one: one.facts.relative_error or 0.0, default=None)
+    fast = [index for index in fit if _time(tried[index]) <= fastest + margin]
+    return min(fast, key=lambda index: tried[index].relative_error or 0.0, default=None)
+
+
+def _best(tried: Sequence[_Tried], wish: Wish) -> _Tried | None:
+    index = pick([one.facts for one in tried], wish)
+    return None if index is None else tried[index]
 
 
 def _time(facts: Alternative) -> float:

@@ -21,9 +21,8 @@ LAYERS = (
     ("recipe", "presets", "provenance"),
     ("report", "inspection", "advice", "source"),
     ("passes.checks", "passes.runner", "evidence", "calibrated"),
-    ("alternatives",),
     ("sensitivity",),
-    ("report.sensitivity_terminal",),
+    ("report.sensitivity_terminal", "alternatives"),
     ("shrink",),
     ("cli", "__main__"),
 )

@@ -1,0 +1,138 @@
+"""What is chosen among measured alternatives, and that the choice is made by running them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxshrink.alternatives import Wish, pick, relative_drop
+from onnxshrink.calibration.dataset import Dataset
+from onnxshrink.errors import DataError
+from onnxshrink.graph.load import load_model
+from onnxshrink.measure.accuracy import Accuracy
+from onnxshrink.measure.kernels import measure_kernels
+from onnxshrink.measure.session import open_session
+from onnxshrink.numerics.agreement import Agreement
+from onnxshrink.report.report import Alternative, Report
+from onnxshrink.shrink import compress
+
+SAMPLE = Path(__file__).resolve().parents[1] / "sample_models" / "digits_cnn"
+
+WEIGHTS = Alternative("w", size_bytes=100, relative_error=0.01, drop=0.0, latency_ratio=1.01)
+STATIC = Alternative("s", size_bytes=99, relative_error=0.03, drop=0.005, latency_ratio=0.7, significant=True)
+SLOW = Alternative("d", size_bytes=90, relative_error=0.02, drop=0.0, latency_ratio=1.3, significant=True)
+
+
+@pytest.mark.parametrize(
+    ("goal", "max_drop", "expected"),
+    [
+        ("balanced", 0.01, 1),  # the fastest that holds
+        ("speed", 0.01, 1),
+        ("size", 0.01, 2),  # may be slower
+        ("balanced", 0.001, 0),  # static loses too much, dynamic is slower
+    ],
+)
+def test_the_goal_decides_among_those_that_hold(goal: str, max_drop: float, expected: int) -> None:
+    assert pick([WEIGHTS, STATIC, SLOW], Wish(goal, max_drop)) == expected  # type: ignore[arg-type]
+
+
+def test_of_those_about_as_fast_the_closest_is_balanced_and_the_fastest_is_speed() -> None:
+    close = replace(STATIC, relative_error=0.01, latency_ratio=0.72)
+    assert pick([STATIC, close], Wish("balanced")) == 1
+    assert pick([STATIC, close], Wish("speed")) == 0
+
+
+def test_none_is_picked_when_none_holds_or_all_failed() -> None:
+    assert pick([STATIC], Wish(max_drop=0.0001)) is None
+    assert pick([Alternative("x", failure="it does not load")], Wish()) is None
+    assert pick([SLOW], Wish("balanced")) is None
+
+
+def test_a_latency_that_is_not_significant_counts_as_equal() -> None:
+    noisy = replace(WEIGHTS, latency_ratio=0.8, relative_error=0.02)
+    assert pick([noisy, WEIGHTS], Wish("speed")) == 1
+
+
+def test_the_drop_is_that_of_the_metric_or_the_lost_energy() -> None:
+    agreement = Agreement(
+        samples=100,
+        outputs=(),
+        equal_share=0.0,
+        max_abs_difference=1.0,
+        relative_error=0.1,
+        cosine=None,
+        sqnr_db=None,
+        top1=0.9,
+    )
+    assert relative_drop(agreement, None) == pytest.approx(0.01)
+    accuracy = Accuracy("top-1", "y", samples=100, original=0.8, result=0.77, p_value=0.5)
+    assert relative_drop(agreement, accuracy) == pytest.approx((0.03 - 0.01) / 0.8)  # one sample says nothing
+    assert relative_drop(agreement, replace(accuracy, result=0.79)) == pytest.approx(0)
+    assert relative_drop(agreement, replace(accuracy, result=0.82)) == pytest.approx(-0.02 / 0.8)
+
+
+def _compressed(tmp_path: Path, **options: object) -> Report:
+    data = dict(np.load(SAMPLE / "calib.npz"))
+    data.pop("label", None)
+    return compress(  # type: ignore[arg-type]
+        SAMPLE / "model.onnx",
+        tmp_path / "out.onnx",
+        preset="int8",
+        data=data,
+        latency_seconds=0.2,
+        threads=1,
+        **options,
+    )
+
+
+def test_the_preset_reports_all_it_tried_and_keeps_one(tmp_path: Path) -> None:
+    report = _compressed(tmp_path, goal="size")
+    assert [one.kept for one in report.alternatives].count(True) == 1
+    assert {one.text.split("{")[0].split(",")[0] for one in report.alternatives} >= {
+        "quantize-weights",
+        "quantize-static",
+    }
+    assert report.size_ratio < 0.3
+    kept = next(one for one in report.alternatives if one.kept)
+    assert kept.verdict == "kept"
+    assert report.recipe.endswith(kept.text)
+
+
+def test_the_kept_model_runs_the_kernels_that_the_report_names(tmp_path: Path) -> None:
+    report = _compressed(tmp_path, goal="size", max_drop=0.5)
+    model = load_model(tmp_path / "out.onnx")
+    with open_session(tmp_path / "out.onnx") as session:
+        feed = next(Dataset.from_npz(SAMPLE / "calib.npz", session.inputs).batches(session.inputs, 1)).feed
+    assert measure_kernels(model, feed).integer == (report.integer_kernels or {})
+    assert report.missed_kernels == ()
+
+
+def test_without_real_data_only_what_needs_none_is_tried(tmp_path: Path) -> None:
+    report = compress(SAMPLE / "model.onnx", tmp_path / "out.onnx", preset="int8", latency_seconds=0.2, threads=1)
+    assert not any("quantize-static" in one.text for one in report.alternatives)
+    assert report.size_ratio < 0.3
+
+
+def test_a_static_model_that_loses_too_much_is_tried_with_its_worst_nodes_in_float(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxshrink.alternatives as module
+
+    monkeypatch.setattr(module, "_time", lambda facts: 0.5 if "static" in facts.text else 1.0)
+    whole = _compressed(tmp_path, max_drop=0.5)
+    static = next(one for one in whole.alternatives if one.text.startswith("quantize-static"))
+    assert static.drop is not None
+    report = _compressed(tmp_path, max_drop=static.drop / 3, force=True)
+    spared = [one for one in report.alternatives if "exclude=" in one.text]
+    assert len(spared) == 1
+    assert (spared[0].drop or 1) <= static.drop / 3
+    assert spared[0].kept
+
+
+def test_static_quantization_without_calibration_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="quantize-static needs calibration data"):
+        compress(SAMPLE / "model.onnx", tmp_path / "out.onnx", recipe="quantize-static")
+    assert not (tmp_path / "out.onnx").exists()
