@@ -8,7 +8,7 @@ WeightBiasQuantization does that.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,9 +18,13 @@ import onnx_ir as ir
 from onnxshrink.graph.constants import constant_tensor
 from onnxshrink.graph.walk import is_op, label
 from onnxshrink.measure.compute import measure_compute
-from onnxshrink.measure.session import optimized_model
+from onnxshrink.measure.session import optimized_model, profile_kernels
 
 _INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention")
+_LAYERS = ("Conv", "Gemm", "MatMul")
+_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
+_LAYER_NAME = re.compile(r"layer(\d+)_")
+_PROFILED_RUNS = 12
 _FUSED_SUFFIX = re.compile(r"_token_\d+$")
 
 
@@ -56,7 +60,7 @@ def measure_kernels(model: ir.Model, feed: Mapping[str, np.ndarray] | None = Non
         node.name = f"layer{index}"
     kernels = {_FUSED_SUFFIX.sub("", node.name): node.op_type for node in optimized_model(named).graph.node}
     integer = {name for name, op_type in kernels.items() if op_type.startswith(_INTEGER)}
-    asked = {node.name: _asks_for_integers(node) for node in named.graph if is_op(node, "Conv", "Gemm", "MatMul")}
+    asked = {node.name: _asks_for_integers(node) for node in named.graph if is_op(node, *_LAYERS)}
     compute = [node for node in measure_compute(named, feed).nodes if node.macs is None or node.macs > 0]
     known = {node.node: node.macs for node in compute}
     share = None
@@ -69,6 +73,41 @@ def measure_kernels(model: ir.Model, feed: Mapping[str, np.ndarray] | None = Non
         tuple(names[name] for name, asks in asked.items() if name and asks and name in kernels and name not in integer),
         tuple(names[name] for name, asks in asked.items() if name and not asks and name in integer),
     )
+
+
+def measure_layer_times(model: ir.Model, feed: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Time of the kernel of each Conv, Gemm and MatMul of the main graph, in µs, by the node's label.
+
+    A guide, not a measurement: profiling costs time, and conversions between layouts and types are not counted.
+
+    Raises:
+        ModelError: ONNX Runtime does not load or run the model.
+    """
+    named = model.clone()
+    owners = [_layer_of(node) for node in named.graph]
+    labels = [None if owner is None else label(owner) for owner in owners]
+    for index, node in enumerate(named.graph):  # kernels are named after their node or its output
+        node.name = f"layer{index}_"
+        for position, output in enumerate(node.outputs):
+            output.name = f"layer{index}_output{position}"
+    times: defaultdict[str, float] = defaultdict(float)
+    for kernel, microseconds in profile_kernels(named, feed, _PROFILED_RUNS).items():
+        found = _LAYER_NAME.match(kernel)
+        name = labels[int(found[1])] if found else None
+        if name is not None:
+            times[name] += microseconds
+    return dict(times)
+
+
+def _layer_of(node: ir.Node) -> ir.Node | None:
+    """The layer that a node is, or whose activation it is: ONNX Runtime fuses the two under the activation's name."""
+    if is_op(node, *_LAYERS):
+        return node
+    source = node.inputs[0] if node.inputs else None
+    producer = None if source is None else source.producer()
+    if source is not None and is_op(node, *_ACTIVATIONS) and is_op(producer, *_LAYERS) and len(source.uses()) == 1:
+        return producer
+    return None
 
 
 def _asks_for_integers(node: ir.Node) -> bool:

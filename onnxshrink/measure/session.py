@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ from onnxshrink.errors import DataError, FileAccessError, ModelError, first_line
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
+
+_KERNEL_TIME = "_kernel_time"
+"""How the profiler ends the names of the events that it records around kernels."""
 
 _NUMPY_TYPES: Mapping[str, type[np.generic]] = {
     "tensor(float)": np.float32,
@@ -150,6 +155,35 @@ def optimized_model(model: ir.Model) -> onnx.ModelProto:
         import onnx
 
         return onnx.load(path, load_external_data=False)  # a large model's weights are in files already deleted
+
+
+def profile_kernels(model: ir.Model, feed: Mapping[str, np.ndarray], runs: int) -> dict[str, float]:
+    """Median time of every kernel of the optimised graph over some runs, in µs, by the node's name there.
+
+    Raises:
+        ModelError: ONNX Runtime does not load the model.
+        DataError: it does not run on ``feed``.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
+        options = _session_options(SessionSettings())
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        loadable, weights_folder = _loadable(model)
+        try:
+            session = ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+            for _ in range(runs):
+                session.run(None, dict(feed))
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise ModelError(f"onnxruntime cannot profile the model: {_reason(error)}") from error
+        finally:
+            if weights_folder is not None:
+                weights_folder.cleanup()
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_TIME):
+            times[event["name"].removesuffix(_KERNEL_TIME)].append(float(event["dur"]))
+    return {name: float(np.median(durations)) for name, durations in times.items()}
 
 
 def _session_options(settings: SessionSettings) -> Any:
