@@ -54,7 +54,6 @@ PRESETS: Mapping[str, Preset] = {
             f"quantize-dynamic,{_STORE_REST}",
             f"smooth-activations,quantize-dynamic,{_STORE_REST}",
             f"quantize-static,{_STORE_REST}",
-            f"smooth-activations,quantize-static,{_STORE_REST}",
         ),
     ),
 }

@@ -215,6 +215,7 @@ def _quantized(
         rounding="nearest",
         correct_biases=False,
         equalize="off",
+        smooth="off",
     )
     result = plain.apply(quantized, context)
     if not result.changed:

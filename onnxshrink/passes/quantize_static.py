@@ -9,7 +9,7 @@ them by its integer kernel. Integer weights are pair-safe: no u8·s8 kernel can 
 biases are then repaired layer by layer on the quantized model's own activations; see ``static_repair``.
 
 The graph is cleaned up first where integer kernels need it: BatchNormalization and other affine nodes folded, the opset
-raised to 13. Cross-layer equalization is applied when it lowers the error of the outputs.
+raised to 13. Cross-layer equalization and SmoothQuant are applied when they lower the error of the outputs.
 
 Refusals: nodes without an integer kernel; weights or biases that are computed while the model runs; float16 and double;
 tails behind the last layer and gates of squeeze-excite blocks, which cost little and need their precision; nodes in
@@ -44,6 +44,7 @@ from onnxshrink.passes.integer_kernels import data_inputs
 from onnxshrink.passes.placement import Placement, output_value, place
 from onnxshrink.passes.qdq_nodes import QdqWriter, drop_absorbed
 from onnxshrink.passes.registry import pass_class
+from onnxshrink.passes.smooth_activations import SmoothActivations
 from onnxshrink.passes.static_repair import RepairSettings, StaticRepair, input_scale
 from onnxshrink.passes.weighted_layers import WeightedLayer, weighted_layer
 
@@ -60,7 +61,7 @@ _PREPARATION = (
 )
 _PER_CHANNEL_OPSET = 13
 _CLEARLY_BETTER = 0.95
-"""Equalization must bring the outputs' error below this share of what it is without."""
+"""Equalization and smoothing must bring the outputs' error below this share of what it is without."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,15 @@ class QuantizeStatic(Pass):
     )
     correct_biases: bool = field(default=True, metadata={"help": "make up for the mean error of each output channel"})
     equalize: Literal["auto", "on", "off"] = field(
-        default="auto", metadata={"help": "equalize the ranges of channels across layers; auto: where outputs gain"}
+        default="auto", metadata={"help": "even out ranges of channels between layers; auto: where outputs gain"}
+    )
+    smooth: Literal["auto", "on", "off"] = field(
+        default="auto", metadata={"help": "move outliers of activations into weights; auto: where outputs gain"}
     )
 
     def apply(self, model: ir.Model, context: Context) -> PassResult:
         prepare(model, context)
-        if self._equalization_helps(model, context.draft or context):
-            EqualizeLayers().apply(model, context)
-            infer_shapes(model)
+        self._ease(model, context)
         return self._apply_prepared(model, context)
 
     def _apply_prepared(self, model: ir.Model, context: Context) -> PassResult:
@@ -145,16 +147,22 @@ class QuantizeStatic(Pass):
             store_layer(layer, repair.weights[layer.node], writer)
         writer.keep_float(placement)
 
-    def _equalization_helps(self, model: ir.Model, context: Context) -> bool:
-        """Whether outputs are clearly closer after equalization, with everything else as plain as it can be."""
-        if self.equalize != "auto":
-            return self.equalize == "on"
-        equalized = model.clone()
-        if not EqualizeLayers().apply(equalized, context).changed:
+    def _ease(self, model: ir.Model, context: Context) -> None:
+        """Move range to where it quantizes better, without changing the function."""
+        easing: tuple[tuple[str, Pass], ...] = ((self.equalize, EqualizeLayers()), (self.smooth, SmoothActivations()))
+        for wanted, one_pass in easing:
+            if wanted == "on" or (wanted == "auto" and self._helps(one_pass, model, context.draft or context)):
+                one_pass.apply(model, context)
+                infer_shapes(model)
+
+    def _helps(self, one_pass: Pass, model: ir.Model, context: Context) -> bool:
+        """Whether outputs are clearly closer after a pass, with everything else as plain as it can be."""
+        eased = model.clone()
+        if not one_pass.apply(eased, context).changed:
             return False
-        plain = replace(self, equalize="off", calibration="mse", rounding="nearest", correct_biases=False)
+        plain = replace(self, calibration="mse", rounding="nearest", correct_biases=False)
         errors = []
-        for candidate in (model, equalized):
+        for candidate in (model, eased):
             quantized = candidate.clone()
             infer_shapes(quantized)
             plain._apply_prepared(quantized, context)
