@@ -214,8 +214,9 @@ def loadable_form(model: ir.Model) -> tuple[str | bytes, tempfile.TemporaryDirec
         FileAccessError: the temporary folder cannot be written.
     """
     weights = (value.const_value for graph in all_graphs(model) for value in graph.initializers.values())
-    on_disk = any(isinstance(tensor, ir.ExternalTensor) for tensor in weights)
-    if weight_bytes(model) <= _INLINE_LIMIT_BYTES and not on_disk:
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in weights):
+        model = _with_mapped_weights(model)
+    if weight_bytes(model) <= _INLINE_LIMIT_BYTES:
         return ir.to_proto(model).SerializeToString(), None
     folder = tempfile.TemporaryDirectory(prefix="onnxshrink-")
     path = Path(folder.name) / "model.onnx"
@@ -228,3 +229,14 @@ def loadable_form(model: ir.Model) -> tuple[str | bytes, tempfile.TemporaryDirec
         folder.cleanup()
         raise
     return str(path), folder
+
+
+def _with_mapped_weights(model: ir.Model) -> ir.Model:
+    """A copy whose weights in files are arrays mapped from them: nobody closes the files while it is written."""
+    mapped = model.clone()
+    for graph in all_graphs(mapped):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+    return mapped

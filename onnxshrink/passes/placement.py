@@ -231,20 +231,15 @@ def _quantized_values(
 
 
 def _produced(node: ir.Node, nodes: Mapping[ir.Node, Kernel]) -> Iterator[ir.Value]:
-    """The quantized values that a node's integer kernel gives.
+    """What a node's integer kernel gives, to be quantized where somebody wants it so.
 
-    A Gemm or MatMul whose output somebody reads as floats gives floats: its kernel can, and they are more precise.
+    Then nobody may read the float output beside it, not even of a Gemm or MatMul, whose kernels could give floats:
+    ONNX Runtime fuses a QuantizeLinear only when it is the one reader.
     """
     if nodes[node] is Kernel.MOVE:
         yield from node.outputs
-        return
-    value = output_value(node)
-    if needs_quantized_output(node):
-        yield value
-        return
-    readers = {use.node for use in value.uses()}
-    if not value.is_graph_output() and all(reader in nodes and value in data_inputs(reader) for reader in readers):
-        yield value
+    else:
+        yield output_value(node)
 
 
 def _joins(node: ir.Node, wanted: Collection[ir.Value]) -> bool:

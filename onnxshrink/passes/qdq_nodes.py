@@ -63,8 +63,8 @@ class QdqWriter:
             if root not in scales:
                 scale, zero_point = parameters[root]
                 scales[root] = ActivationScale(
-                    self._constant(f"{root.name}_scale", np.asarray(scale).reshape(())),
-                    self._constant(f"{root.name}_zero_point", np.asarray(zero_point).reshape(())),
+                    self._constant(f"{root.name}/s", np.asarray(scale).reshape(())),
+                    self._constant(f"{root.name}/z", np.asarray(zero_point).reshape(())),
                 )
             self._quantize(value, scales[root], placement)
         for node in list(self._model.graph):
@@ -80,12 +80,12 @@ class QdqWriter:
         ``scale``: one per index of ``axis``, or a scalar when that is None.
         """
         name = value.name or "weight"
-        inputs = [self._constant(f"{name}_quantized", quantized), self._constant(f"{name}_scale", scale)]
+        inputs = [self._constant(f"{name}/q", quantized), self._constant(f"{name}/s", scale)]
         if quantized.dtype == np.int8 and any(is_op(reader, *_NEED_ZERO_POINTS) for reader in readers):
-            inputs.append(self._constant(f"{name}_zero_point", np.zeros(scale.shape, np.int8)))
+            inputs.append(self._constant(f"{name}/z", np.zeros(scale.shape, np.int8)))
         node = ir.node("DequantizeLinear", inputs, {} if axis is None else {"axis": axis})
         output = node.outputs[0]
-        output.name, output.dtype = self._names.fresh(f"{name}_dequantized"), ir.DataType.FLOAT
+        output.name, output.dtype = self._names.fresh(f"{name}/d"), ir.DataType.FLOAT
         output.shape = ir.Shape(quantized.shape)
         first = next(node for node in self._model.graph if node in readers)
         self._model.graph.insert_before(first, node)
@@ -109,10 +109,10 @@ class QdqWriter:
         else:
             quantize = ir.node("QuantizeLinear", [value, scale.scale, scale.zero_point])
             integer, added = quantize.outputs[0], [quantize]
-            integer.name, integer.shape = self._names.fresh(f"{value.name}_quantized"), value.shape
+            integer.name, integer.shape = self._names.fresh(f"{value.name}/q"), value.shape
         dequantize = ir.node("DequantizeLinear", [integer, scale.scale, scale.zero_point])
         result = dequantize.outputs[0]
-        result.name, result.shape = self._names.fresh(f"{value.name}_dequantized"), value.shape
+        result.name, result.shape = self._names.fresh(f"{value.name}/d"), value.shape
         result.type, integer.type = ir.TensorType(ir.DataType.FLOAT), ir.TensorType(scale.dtype)
         if producer is None:
             graph.insert_before(graph[0], [*added, dequantize])
@@ -127,7 +127,8 @@ class QdqWriter:
         """Let data movement work on integers."""
         dequantized = node.inputs[0]
         source = None if dequantized is None else dequantized.producer()
-        assert source is not None
+        if source is None or not is_op(source, "DequantizeLinear"):
+            return  # done already, for another output of a Split
         node.replace_input_with(0, source.inputs[0])
         if is_op(node, "Pad") and node.attributes.get_string("mode", "constant") == "constant":
             node.resize_inputs(max(3, len(node.inputs)))
@@ -165,9 +166,9 @@ class QdqWriter:
             tensor = constant_tensor(value)
             if value is None or tensor is None or tensor.size != 1:
                 return
-            inputs.append(self._constant(f"{value.name}_per_channel", np.repeat(tensor.numpy().reshape(1), channels)))
+            inputs.append(self._constant(f"{value.name}/c", np.repeat(tensor.numpy().reshape(1), channels)))
         own = ir.node("DequantizeLinear", inputs, {"axis": 1})
-        own.outputs[0].name = self._names.fresh(f"{dequantize.outputs[0].name}_per_channel")
+        own.outputs[0].name = self._names.fresh(f"{dequantize.outputs[0].name}/c")
         own.outputs[0].shape, own.outputs[0].type = dequantize.outputs[0].shape, dequantize.outputs[0].type
         self._model.graph.insert_before(node, own)
         node.replace_input_with(0, own.outputs[0])

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.graph.constants import constant_tensor
-from onnxshrink.graph.edits import Names, add_constant
+from onnxshrink.graph.edits import Names, add_constant, is_unused
 from onnxshrink.graph.kernel_pairs import weight_pairs
 from onnxshrink.graph.walked_layer import WalkedLayer
 from onnxshrink.numerics.activation_statistics import ActivationStatistics
@@ -181,11 +181,13 @@ class StaticRepair:
     def _replace(self, node: ir.Node, index: int, array: np.ndarray) -> None:
         """Let a node read a constant of its own."""
         old = node.inputs[index]
-        assert old is not None
-        new = add_constant(self.model, self.model.graph, self.names.fresh(f"{old.name}_repaired"), array)
+        assert old is not None and old.name is not None
+        node.replace_input_with(index, None)
+        if old.is_initializer() and not old.is_graph_input() and is_unused(old):
+            self.model.graph.initializers.pop(old.name)
+            self.names.release(old.name)
+        new = add_constant(self.model, self.model.graph, self.names.fresh(old.name), array)
         node.replace_input_with(index, new)
-        if old.is_initializer() and not old.uses() and not old.is_graph_output() and not old.is_graph_input():
-            self.model.graph.initializers.pop(old.name or "", None)
 
 
 def _least_scale(layer: WeightedLayer) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from onnxshrink.graph.constants import constant_tensor
+from onnxshrink.graph.constants import constant_tensor, read_array
 from onnxshrink.graph.walk import is_op
 from onnxshrink.numerics.layer_inputs import Window
 
@@ -57,7 +57,7 @@ class WeightedLayer:
             return None
         tensor = constant_tensor(self.bias_node.inputs[self.bias_index])
         assert tensor is not None
-        return tensor.numpy().reshape(-1)
+        return read_array(tensor, np.copy).reshape(-1)
 
     @property
     def is_shared(self) -> bool:
@@ -80,7 +80,8 @@ def weighted_layer(node: ir.Node) -> WeightedLayer | None:
     tensor = constant_tensor(node.inputs[1])
     if tensor is None:
         return None
-    weight = tensor.numpy()
+    # A view of a file would keep it mapped when other passes let go of it.
+    weight = read_array(tensor, np.copy) if isinstance(tensor, ir.ExternalTensor) else tensor.numpy()
     if is_op(node, "Conv"):
         return WeightedLayer(node, weight, 0, _window(node, weight), *_own_bias(node))
     if is_op(node, "Gemm"):
