@@ -33,8 +33,8 @@ from onnxshrink.sensitivity import Sensitivity, measure_sensitivity
 
 Goal = Literal["speed", "size", "balanced"]
 
-_ABOUT_AS_FAST = 0.03
-"""Latencies this close are taken as equal, and the closer outputs decide."""
+_WORTH_ITS_ERROR = 0.1
+"""Latencies closer than this share of the float model's are balanced as equal, and the closer outputs decide."""
 
 _ABOUT_AS_SMALL = 0.01
 
@@ -47,8 +47,9 @@ class Wish:
     """What the user asks of the result.
 
     Attributes:
-        goal: ``speed``: the fastest; ``size``: the smallest; ``balanced``: the fastest, and of those about as fast the
-            one with the closest outputs. Only ``size`` may give a model slower than the cleaned-up one.
+        goal: ``speed``: the fastest; ``size``: the smallest; ``balanced``: of those within a tenth of the float model's
+            latency from the fastest, the one with the closest outputs. Only ``size`` may give a model slower than the
+            cleaned-up one.
         max_drop: the share of the metric that may be lost, or without labels of the agreement with the original.
     """
 
@@ -269,7 +270,7 @@ def pick(tried: Sequence[Alternative], wish: Wish) -> int | None:
         return min(small, key=lambda index: _time(tried[index]), default=None)
     fit = [index for index in fit if _time(tried[index]) <= 1]
     fastest = min((_time(tried[index]) for index in fit), default=0.0)
-    margin = 0.0 if wish.goal == "speed" else _ABOUT_AS_FAST
+    margin = 0.0 if wish.goal == "speed" else _WORTH_ITS_ERROR
     fast = [index for index in fit if _time(tried[index]) <= fastest + margin]
     return min(fast, key=lambda index: tried[index].relative_error or 0.0, default=None)
 
