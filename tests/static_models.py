@@ -92,7 +92,10 @@ def scales(model: ir.Model, op_type: str = "QuantizeLinear") -> dict[str, float]
     for node in model.graph:
         if node.op_type == op_type:
             value, scale = node.inputs[:2]
-            assert value is not None and value.name is not None and scale is not None and scale.const_value is not None
+            assert value is not None
+            assert value.name is not None
+            assert scale is not None
+            assert scale.const_value is not None
             found[value.name] = float(scale.const_value.numpy().max())
     return found
 

@@ -44,7 +44,8 @@ def measure_second_moments(
                 if array is None or array.shape[axis] > _LARGEST_CHANNELS:
                     continue
                 columns = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis]).astype(np.float32, copy=False)
-                sums[name] = sums.get(name, 0.0) + columns.T @ columns
+                with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out below
+                    sums[name] = sums.get(name, 0.0) + columns.T @ columns
                 counts[name] = counts.get(name, 0) + len(columns)
     moments = {name: total / counts[name] for name, total in sums.items() if counts[name]}
     return {

@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -20,12 +21,14 @@ from onnxshrink.graph.walk import is_op, label
 from onnxshrink.measure.compute import measure_compute
 from onnxshrink.measure.session import optimized_model, profile_kernels
 
+if TYPE_CHECKING:
+    import onnx
+
 _INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention")
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
 _LAYER_NAME = re.compile(r"layer(\d+)_")
 _PROFILED_RUNS = 12
-_FUSED_SUFFIX = re.compile(r"_token_\d+$")
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,10 @@ def measure_kernels(model: ir.Model, feed: Mapping[str, np.ndarray] | None = Non
         ModelError: ONNX Runtime does not load the model.
     """
     named = model.clone()
-    names = {f"layer{index}": label(node) for index, node in enumerate(named.graph)}
+    names = {f"layer{index}_": label(node) for index, node in enumerate(named.graph)}
     for index, node in enumerate(named.graph):
-        node.name = f"layer{index}"
-    kernels = {_FUSED_SUFFIX.sub("", node.name): node.op_type for node in optimized_model(named).graph.node}
+        node.name = f"layer{index}_"
+    kernels = _kernels_by_layer(optimized_model(named))
     integer = {name for name, op_type in kernels.items() if op_type.startswith(_INTEGER)}
     asked = {node.name: _asks_for_integers(node) for node in named.graph if is_op(node, *_LAYERS)}
     compute = [node for node in measure_compute(named, feed).nodes if node.macs is None or node.macs > 0]
@@ -97,6 +100,16 @@ def measure_layer_times(model: ir.Model, feed: Mapping[str, np.ndarray]) -> dict
         if name is not None:
             times[name] += microseconds
     return dict(times)
+
+
+def _kernels_by_layer(optimized: onnx.ModelProto) -> dict[str, str]:
+    """Operators by the name of the node that they were made from, an integer kernel rather than what is around it."""
+    kernels: dict[str, str] = {}
+    for node in optimized.graph.node:
+        found = _LAYER_NAME.search(node.name)
+        if found and not kernels.get(found[0], "").startswith(_INTEGER):
+            kernels[found[0]] = node.op_type
+    return kernels
 
 
 def _layer_of(node: ir.Node) -> ir.Node | None:

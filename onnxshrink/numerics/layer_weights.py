@@ -61,6 +61,8 @@ def quantize_rows(
     """
     ordered, importance = rows[:, :, order], None
     if moments is not None:
+        if not np.isfinite(moments).all():
+            raise ValueError("the second moments of the inputs hold NaN or infinity")
         moment = moments[:, order][:, :, order]
         importance = np.repeat(np.diagonal(moment, axis1=1, axis2=2), rows.shape[1], axis=0)
     flat = ordered.reshape(-1, rows.shape[2])

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import enum
 
+import numpy as np
 import onnx_ir as ir
 
-from onnxshrink.graph.constants import constant_tensor, scalar_constant
+from onnxshrink.graph.constants import constant_tensor, read_array, scalar_constant
+from onnxshrink.graph.edits import is_unused
 from onnxshrink.graph.shapes import rank
 from onnxshrink.graph.walk import is_op
 
@@ -99,6 +101,8 @@ def needs_quantized_output(node: ir.Node) -> bool:
 
 def obstacle(node: ir.Node, kind: Kernel) -> str | None:
     """Why a node cannot get its integer kernel, or None."""
+    if any(value is not None and is_op(value.producer(), "DequantizeLinear") for value in node.inputs):
+        return "it is quantized already"
     for value in (*data_inputs(node), node.outputs[0]):
         if value.dtype not in (ir.DataType.FLOAT, None):
             return f"it computes in {value.dtype.name.lower() if value.dtype else 'an unknown type'}, not float32"
@@ -109,6 +113,8 @@ def obstacle(node: ir.Node, kind: Kernel) -> str | None:
 
 
 def _layer_obstacle(node: ir.Node) -> str | None:
+    if not all(_is_ordinary(value) for value in node.inputs[1:]):
+        return "its weights hold NaN, infinity, or numbers near the end of the float32 range"
     constant = [constant_tensor(value) is not None for value in node.inputs]
     if is_op(node, "Conv"):
         if not constant[1]:
@@ -117,10 +123,17 @@ def _layer_obstacle(node: ir.Node) -> str | None:
     if is_op(node, "MatMul"):
         if constant[0]:
             return "its left operand is constant"
-        if constant[1] and (rank(node.inputs[1]) or 0) < 2:
-            return "its right operand is a vector"
+        if constant[1] and rank(node.inputs[1]) != 2:
+            return "its right operand is no matrix"
         return None
     return _gemm_obstacle(node, constant)
+
+
+def _is_ordinary(value: ir.Value | None) -> bool:
+    tensor = constant_tensor(value)
+    if tensor is None:
+        return True
+    return read_array(tensor, lambda weight: bool((np.abs(weight) <= np.finfo(np.float32).max / 4).all()))
 
 
 def _gemm_obstacle(node: ir.Node, constant: list[bool]) -> str | None:
@@ -145,7 +158,7 @@ def _operator_obstacle(node: ir.Node) -> str | None:
 def _move_obstacle(node: ir.Node) -> str | None:
     if constant_tensor(node.inputs[0]) is not None:
         return "its data is constant"
-    if is_op(node, "MaxPool") and len(node.outputs) > 1 and node.outputs[1].uses():
+    if is_op(node, "MaxPool") and len(node.outputs) > 1 and not is_unused(node.outputs[1]):
         return "its indices are used"
     if is_op(node, "Resize") and node.attributes.get_string("mode", "nearest") not in _INTERPOLATIONS:
         return "cubic interpolation overshoots the range"

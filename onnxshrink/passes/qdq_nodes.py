@@ -9,14 +9,16 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.graph.constants import constant_tensor
-from onnxshrink.graph.edits import Names, add_constant, is_unused
+from onnxshrink.graph.edits import Names, add_constant, drop_initializer_if_unused, is_unused
+from onnxshrink.graph.shapes import rank
 from onnxshrink.graph.walk import is_op
-from onnxshrink.passes.integer_kernels import Kernel, clip_bounds, is_absorbable
+from onnxshrink.passes.integer_kernels import Kernel, clip_bounds, kernel_of
 from onnxshrink.passes.placement import Placement
 
 _QUANTIZED_AT_LOAD = ("Conv", "ConvTranspose", "Gemm")
 """ONNX Runtime's WeightBiasQuantization computes these from integers, with one scale for all weights, when they stand
-between a DequantizeLinear with a scalar scale and a QuantizeLinear, whatever the model says."""
+between a DequantizeLinear with a scalar scale and a QuantizeLinear, whatever the model says. Its QDQ propagation moves
+both kinds of nodes past data movement first."""
 
 _NEED_ZERO_POINTS = ("Gemm", "MatMul")
 """ONNX Runtime finds the integer kernels of these only when the weight's zero point is there, even where it is 0."""
@@ -145,33 +147,81 @@ class QdqWriter:
                 outputs[index] = dequantized
 
     def keep_float(self, placement: Placement) -> None:
-        """Keep ONNX Runtime from computing float layers between quantized values from integers.
+        """Keep ONNX Runtime from computing float layers behind quantized values from integers.
 
-        Such a layer reads a DequantizeLinear of its own with the same scale once per channel: the same numbers, in a
-        form that the runtime does not take for an invitation.
+        Such a layer reads a DequantizeLinear of its own with the same scale once per index of an axis: the same
+        numbers, in a form that the runtime does not take for an invitation.
         """
+        spread: dict[ir.Node, ir.Value] = {}
         for node in list(self._model.graph):
-            if not is_op(node, *_QUANTIZED_AT_LOAD) or node in placement.nodes or not _goes_to_quantize(node):
+            found = (
+                _dequantized_input(node) if is_op(node, *_QUANTIZED_AT_LOAD) and node not in placement.nodes else None
+            )
+            if found is None:
                 continue
-            source = node.inputs[0]
-            dequantize = None if source is None else source.producer()
-            channels = _input_channels(node)
-            if dequantize is None or not is_op(dequantize, "DequantizeLinear") or channels is None:
-                continue
-            self._read_per_channel(node, dequantize, channels)
+            dequantize, reader = found
+            if dequantize not in spread:
+                spread[dequantize] = self._uninviting(dequantize)
+            reader.replace_input_with(0, spread[dequantize])
+        for dequantize in spread:
+            if is_unused(dequantize.outputs[0]):
+                self._model.graph.remove(dequantize, safe=True)
 
-    def _read_per_channel(self, node: ir.Node, dequantize: ir.Node, channels: int) -> None:
-        inputs = [dequantize.inputs[0]]
-        for value in dequantize.inputs[1:]:
-            tensor = constant_tensor(value)
-            if value is None or tensor is None or tensor.size != 1:
-                return
-            inputs.append(self._constant(f"{value.name}/c", np.repeat(tensor.numpy().reshape(1), channels)))
-        own = ir.node("DequantizeLinear", inputs, {"axis": 1})
-        own.outputs[0].name = self._names.fresh(f"{dequantize.outputs[0].name}/c")
-        own.outputs[0].shape, own.outputs[0].type = dequantize.outputs[0].shape, dequantize.outputs[0].type
-        self._model.graph.insert_before(node, own)
-        node.replace_input_with(0, own.outputs[0])
+    def keep_products(self, placement: Placement) -> None:
+        """Keep ONNX Runtime from making float Gemms of integer MatMuls and the float Adds behind them.
+
+        Its MatMulAddFusion does that before it looks for integer kernels: with vectors where every dimension is known,
+        but not with constants of as many dimensions as the product, and with matrices, but not behind another node.
+        """
+        for node in placement.layers:
+            product, readers = node.outputs[0], list(node.outputs[0].uses())
+            if not is_op(node, "MatMul") or len(readers) != 1 or not is_op(readers[0].node, "Add"):
+                continue
+            adding, index = readers[0].node, readers[0].idx
+            if rank(product) == 2:
+                apart = self._behind_max(product)
+                self._model.graph.insert_after(node, apart)
+                adding.replace_input_with(index, apart.outputs[0])
+            elif product.shape is not None and product.shape.is_static():
+                self._raise_rank(adding, 1 - index, len(product.shape))
+
+    def _raise_rank(self, adding: ir.Node, index: int, dimensions: int) -> None:
+        value = adding.inputs[index]
+        tensor = constant_tensor(value)
+        if value is None or tensor is None or len(tensor.shape) >= dimensions:
+            return
+        array = tensor.numpy()
+        shape = (1,) * (dimensions - array.ndim) + array.shape
+        adding.replace_input_with(index, self._constant(f"{value.name}/r", array.reshape(shape)))
+        drop_initializer_if_unused(value)
+
+    def _behind_max(self, value: ir.Value) -> ir.Node:
+        """A Max of ``value`` alone: the same numbers, and nothing that ONNX Runtime knows to merge."""
+        node = ir.node("Max", [value])
+        node.outputs[0].name = self._names.fresh(f"{value.name}/c")
+        node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
+        return node
+
+    def _uninviting(self, dequantize: ir.Node) -> ir.Value:
+        """The same value with its scale spread over an axis; behind a Max of it alone where every axis may be 1."""
+        value = dequantize.outputs[0]
+        axis = _axis_of_many(value)
+        if axis is None:
+            own = self._behind_max(value)
+        else:
+            assert value.shape is not None
+            size = int(value.shape[axis])  # type: ignore[arg-type]  # a number: that is what the axis was chosen for
+            inputs = [dequantize.inputs[0], *(self._repeated(source, size) for source in dequantize.inputs[1:])]
+            own = ir.node("DequantizeLinear", inputs, {"axis": axis})
+            own.outputs[0].name = self._names.fresh(f"{value.name}/c")
+            own.outputs[0].shape, own.outputs[0].type = value.shape, value.type
+        self._model.graph.insert_after(dequantize, own)
+        return own.outputs[0]
+
+    def _repeated(self, value: ir.Value | None, size: int) -> ir.Value:
+        tensor = constant_tensor(value)
+        assert value is not None and tensor is not None
+        return self._constant(f"{value.name}/c", np.repeat(tensor.numpy().reshape(1), size))
 
 
 def drop_absorbed(placement: Placement, scales: Mapping[ir.Value, ActivationScale]) -> list[ir.Node]:
@@ -202,26 +252,24 @@ def _within(scale: ActivationScale, bounds: tuple[float, float] | None) -> bool:
     return low >= bounds[0] - half and high <= bounds[1] + half
 
 
-def _goes_to_quantize(node: ir.Node) -> bool:
-    value = node.outputs[0]
+def _dequantized_input(layer: ir.Node) -> tuple[ir.Node, ir.Node] | None:
+    """The DequantizeLinear with one scale that ONNX Runtime finds, or moves, in front of a layer, and its reader."""
+    reader = layer
     while True:
-        readers = {use.node for use in value.uses()}
-        if len(readers) != 1:
-            return False
-        (reader,) = readers
-        if is_op(reader, "QuantizeLinear"):
-            return True
-        if not is_absorbable(reader):
-            return False
-        value = reader.outputs[0]
+        source = reader.inputs[0]
+        producer = None if source is None else source.producer()
+        if producer is None:
+            return None
+        if is_op(producer, "DequantizeLinear"):
+            scale = constant_tensor(producer.inputs[1])
+            return (producer, reader) if scale is not None and scale.size == 1 else None
+        if kernel_of(producer) is not Kernel.MOVE:
+            return None
+        reader = producer
 
 
-def _input_channels(node: ir.Node) -> int | None:
-    weight = node.inputs[1]
-    if weight is None or weight.shape is None or not isinstance(weight.shape[1], int):
-        return None
-    if is_op(node, "Conv"):
-        return int(weight.shape[1]) * node.attributes.get_int("group", 1)
-    if is_op(node, "ConvTranspose"):
-        return int(weight.shape[0])  # type: ignore[arg-type]
-    return int(weight.shape[1 if node.attributes.get_int("transB", 0) else 0])  # type: ignore[arg-type]
+def _axis_of_many(value: ir.Value) -> int | None:
+    """An axis known to have more than one index, that of the channels if possible."""
+    sizes = [] if value.shape is None else list(enumerate(value.shape))
+    axes = [axis for axis, size in sizes if isinstance(size, int) and size > 1]
+    return 1 if 1 in axes else next(iter(axes), None)

@@ -83,7 +83,9 @@ class QuantizeStatic(Pass):
         metadata={"help": "how activation ranges are found; auto tries all on the layer that reads the activation"},
     )
     percentile: float = field(default=99.99, metadata={"help": "share of the values inside the range, in percent"})
-    activation_type: Literal["uint8", "int8"] = field(default="uint8", metadata={"help": "integer type of activations"})
+    activation_type: Literal["uint8", "int8"] = field(
+        default="uint8", metadata={"help": "integer type of activations; ONNX Runtime has kernels for int8 on ARM only"}
+    )
     symmetric: bool = field(default=False, metadata={"help": "activations without zero points"})
     granularity: Literal["channel", "tensor"] = field(
         default="channel", metadata={"help": "one scale per output channel, or one per weight tensor"}
@@ -109,17 +111,24 @@ class QuantizeStatic(Pass):
         return self._apply_prepared(model, context)
 
     def _apply_prepared(self, model: ir.Model, context: Context) -> PassResult:
-        placement = place(model.graph, self._excluded(model))
+        excluded = self._excluded(model)
+        placement = place(model.graph, excluded)
         if not placement.layers:
             return PassResult(skips=placement.skips)
         statistics = context.statistics(model, dict.fromkeys(placement.roots.values()))
         if not statistics:
             reason = "there is no calibration data, or no activation could be observed"
-            return PassResult(skips=(Skip("model", reason),))
-        placement = place(model.graph, self._excluded(model) | _unobserved(placement, statistics))
-        self._quantize(model, placement, statistics, context)
+            return PassResult(skips=(Skip("model", reason), *placement.skips))
+        skips: list[Skip] = []
+        while unobserved := _unobserved(placement, statistics):
+            reason = "its activations could not be observed, or are not finite"
+            skips += [Skip(label(node), reason) for node in unobserved]
+            excluded.update(unobserved)
+            placement = place(model.graph, excluded)
+        if placement.layers:
+            self._quantize(model, placement, statistics, context)
         changes = tuple(Change(label(node), f"{node.op_type} computed in int8") for node in placement.nodes)
-        return PassResult(changes, placement.skips)
+        return PassResult(changes, (*skips, *placement.skips))
 
     def _quantize(
         self,
@@ -145,6 +154,7 @@ class QuantizeStatic(Pass):
         drop_absorbed(placement, scales)
         for layer in layers:
             store_layer(layer, repair.weights[layer.node], writer)
+        writer.keep_products(placement)
         writer.keep_float(placement)
 
     def _ease(self, model: ir.Model, context: Context) -> None:
@@ -272,10 +282,10 @@ def _walked_names(layer: WeightedLayer) -> tuple[str, str]:
     return output, judged
 
 
-def _unobserved(placement: Placement, statistics: Mapping[ir.Value, ActivationStatistics]) -> set[ir.Node]:
+def _unobserved(placement: Placement, statistics: Mapping[ir.Value, ActivationStatistics]) -> list[ir.Node]:
     """Nodes that read or give a value without statistics."""
     missing = {value for value, root in placement.roots.items() if root not in statistics}
-    return {node for node in placement.nodes if missing & {*data_inputs(node), *node.outputs, output_value(node)}}
+    return [node for node in placement.nodes if missing & {*data_inputs(node), *node.outputs, output_value(node)}]
 
 
 def _matches(node: ir.Node, pattern: str) -> bool:
