@@ -121,6 +121,9 @@ class _Track:
         """The nodes between what is kept and ``outputs`` as a model; ``overridable`` initializers become inputs too."""
         inputs = _boundary(self.model.graph, outputs, set(self.store.names))
         graph = ir.convenience.extract(self.model.graph, inputs, list(outputs))
+        for value in graph.inputs:
+            if value.type is None and value.name is not None:  # inference could not tell
+                value.dtype = ir.DataType.from_numpy(np.asarray(self.store.get(value.name, 0)).dtype)
         for name in overridable:
             graph.inputs.append(graph.initializers[name])
         return ir.Model(graph, ir_version=self.model.ir_version, functions=list(self.model.functions.values()))
