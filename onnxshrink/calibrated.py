@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -13,8 +16,11 @@ from onnxshrink.calibration.dataset import Feed
 from onnxshrink.calibration.output_errors import measure_output_errors
 from onnxshrink.calibration.second_moments import measure_second_moments
 from onnxshrink.calibration.statistics import collect_statistics
+from onnxshrink.calibration.statistics_cache import cached_statistics
 from onnxshrink.calibration.walk import walk_layers
+from onnxshrink.graph.load import model_digest
 from onnxshrink.measure.session import SessionSettings, evaluate_constants, open_session
+from onnxshrink.numerics.activation_statistics import ActivationStatistics
 from onnxshrink.numerics.agreement import AgreementMeter
 from onnxshrink.passes.base import Context
 
@@ -34,11 +40,35 @@ class CalibrationRuns:
         feeds: one mapping of inputs per run.
         settings: threads and custom operators; ONNX Runtime's optimisations are off.
         memory_bytes: what activations may take at a time; None: a quarter of the machine's.
+        cache: a folder in which statistics are kept from run to run; None keeps none.
     """
 
     feeds: Sequence[Feed]
     settings: SessionSettings
     memory_bytes: int | None = None
+    cache: Path | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the feeds, in hex."""
+        digest = hashlib.sha256()
+        for feed in self.feeds:
+            for name, array in sorted(feed.items()):
+                digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+                digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
+        return digest.hexdigest()
+
+    def statistics(
+        self, model: ir.Model, axes: Mapping[ir.Value, int | None]
+    ) -> Mapping[ir.Value, ActivationStatistics]:
+        """Statistics of activations, from the cache where they are in it."""
+
+        def collect() -> Mapping[ir.Value, ActivationStatistics]:
+            return collect_statistics(model, axes, lambda: iter(self.feeds), self.settings, self.memory_bytes)
+
+        if self.cache is None:
+            return collect()
+        return cached_statistics(self.cache, model_digest(model), self.digest, axes, collect)
 
     def output_error(self, reference: ir.Model, model: ir.Model) -> float | None:
         """Root mean square of the outputs' relative L2 errors; None when no output has one."""
@@ -76,9 +106,7 @@ def calibrated_context(
 def _with_activations(context: Context, runs: CalibrationRuns) -> Context:
     return replace(
         context,
-        statistics=lambda model, axes: collect_statistics(
-            model, axes, lambda: iter(runs.feeds), runs.settings, runs.memory_bytes
-        ),
+        statistics=runs.statistics,
         second_moments=lambda model, axes: measure_second_moments(
             model, axes, runs.feeds[:_WALKED_SAMPLES], runs.settings
         ),

@@ -80,6 +80,7 @@ class _Calibration:
     data: DataLike | None
     samples: int
     memory_bytes: int | None
+    cache: Path | None
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def compress(
     calibration_data: DataLike | None = None,
     calibration_samples: int = 100,
     memory_bytes: int | None = None,
+    calibration_cache: str | os.PathLike[str] | None = None,
     goal: Goal = "balanced",
     max_drop: float = 0.01,
     seed: int = 0,
@@ -139,6 +141,7 @@ def compress(
         calibration_data: samples to find activation ranges on, like ``data``; None takes the samples of ``data``.
         calibration_samples: how many of them, from the first on.
         memory_bytes: what activations may take while they are calibrated; None: a quarter of the machine's memory.
+        calibration_cache: a folder that keeps activation statistics from run to run, by the digests of model and data.
         goal: what a preset with alternatives chooses by, see :class:`onnxshrink.alternatives.Wish`.
         max_drop: the share of the metric, or without labels of the agreement, that such a preset may lose.
         seed: seeds every random choice, and synthetic inputs.
@@ -166,7 +169,12 @@ def compress(
     with open_source(model) as source:
         trial = None
         if run_large or weight_bytes(source.model) <= RUN_LIMIT_BYTES:
-            wanted = _Calibration(calibration_data, calibration_samples, memory_bytes)
+            wanted = _Calibration(
+                calibration_data,
+                calibration_samples,
+                memory_bytes,
+                None if calibration_cache is None else Path(calibration_cache),
+            )
             trial = _trial(source, data, wanted, plan, settings, seed=seed, batch_size=batch_size)
         if plan.needs_data and (trial is None or trial.calibration is None):
             raise DataError(f"{plan.needs_data[0]} needs calibration data: give --data or --calibration-data")
@@ -303,7 +311,7 @@ def _calibration_runs(
     if samples.synthetic:
         return None
     feeds = [batch.feed for batch in samples.batches(session.inputs, 1, limit=wanted.samples)]
-    return CalibrationRuns(feeds, replace(settings, optimized=False), wanted.memory_bytes)
+    return CalibrationRuns(feeds, replace(settings, optimized=False), wanted.memory_bytes, wanted.cache)
 
 
 def _original_session(source: Source, settings: SessionSettings) -> Session:

@@ -84,6 +84,26 @@ def test_kernels_that_cannot_saturate_give_the_same_outputs(name: str, tmp_path:
                     np.testing.assert_array_equal(found, expected)
 
 
+def test_statistics_are_kept_for_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxshrink.calibrated as module
+
+    def run(output: str) -> bytes:
+        compress(
+            CNN / "model.onnx",
+            tmp_path / output,
+            recipe="quantize-static{equalize=off}",
+            data=CNN / "calib.npz",
+            calibration_cache=tmp_path / "cache",
+            measure=False,
+        )
+        return (tmp_path / output).read_bytes()
+
+    first = run("first.onnx")
+    assert list((tmp_path / "cache").iterdir())
+    monkeypatch.setattr(module, "collect_statistics", lambda *_: pytest.fail("the statistics are in the cache"))
+    assert run("second.onnx") == first
+
+
 @pytest.mark.parametrize("memory_bytes", [0, 2**28])
 def test_a_walk_gives_what_the_model_gives_from_memory_and_from_files(memory_bytes: int) -> None:
     model = load_model(CNN / "model.onnx")

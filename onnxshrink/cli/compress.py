@@ -46,6 +46,12 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
     help="What activations may take while they are calibrated. [default: a quarter of RAM]",
 )
 @click.option(
+    "--calibration-cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="A folder that keeps activation statistics from run to run.",
+)
+@click.option(
     "--report",
     "reports",
     multiple=True,
@@ -99,6 +105,7 @@ def compress(
     calibration_data: Path | None,
     calibration_samples: int,
     memory_mib: int | None,
+    calibration_cache: Path | None,
     reports: tuple[Path, ...],
     no_measure: bool,
     threads: int,
@@ -151,6 +158,7 @@ def compress(
             threads=threads,
             batch_size=batch_size,
             latency_seconds=latency_seconds,
+            calibration_cache=calibration_cache,
             goal=goal,
             max_drop=max_drop,
             custom_op_libs=custom_op_libs,

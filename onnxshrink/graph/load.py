@@ -115,6 +115,19 @@ def release_weights(model: ir.Model) -> None:
                 tensor.release()
 
 
+def model_digest(model: ir.Model) -> str:
+    """SHA-256 of a model in memory: its graph and the bytes of its weights, in hex."""
+    digest = hashlib.sha256()
+    for tensor in _initializer_tensors(model):
+        digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
+        digest.update(tensor.tobytes())
+    bare = model.clone()
+    for graph in all_graphs(bare):
+        graph.initializers.clear()
+    digest.update(ir.to_proto(bare).SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
 def file_digest(path: Path, model: ir.Model) -> str:
     """SHA-256 of a model: of the file, and of its external data files behind it in the order of their names."""
     digest = hashlib.sha256()
