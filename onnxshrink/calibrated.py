@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.calibration.channel_means import measure_channel_means
@@ -76,9 +75,7 @@ class CalibrationRuns:
         with open_session(reference, self.settings) as first, open_session(model, self.settings) as second:
             for feed in self.feeds[:_ERROR_SAMPLES]:
                 meter.add(first.run(feed), second.run(feed))
-        errors = [output.relative_error for output in meter.agreement().outputs]
-        known = [error for error in errors if error is not None]
-        return float(np.sqrt(np.mean(np.square(known)))) if known else None
+        return meter.agreement().mean_relative_error
 
 
 def calibrated_context(

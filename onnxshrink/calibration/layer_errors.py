@@ -143,9 +143,8 @@ def _measure(
             meter.add(expected, probe.run({**feed, injection.input: error}) if error.any() else expected)
     errors: dict[str, float] = {}
     for injection, meter in zip(injections, meters, strict=True):
-        known = [output.relative_error for output in meter.agreement().outputs if output.relative_error is not None]
-        if known:
-            found = combined_error(known) / math.sqrt(len(known))
+        found = meter.agreement().mean_relative_error
+        if found is not None:
             errors[injection.label] = combined_error([errors.get(injection.label, 0.0), found])
     return errors
 

@@ -57,10 +57,9 @@ def measure_output_errors(
             meter, changed = AgreementMeter(), trial()
             for feed, expected in zip(feeds, reference, strict=True):
                 meter.add(expected, session.run({**feed, name: changed}))
-            relative = [output.relative_error for output in meter.agreement().outputs]
-            error = np.sqrt(np.mean([np.square(error) for error in relative if error is not None] or [np.nan]))
-            if np.isfinite(error):
-                errors[name] = float(error)
+            error = meter.agreement().mean_relative_error
+            if error is not None and np.isfinite(error):
+                errors[name] = error
     return {value: errors[value.name] for value in trials if value.name in errors}
 
 

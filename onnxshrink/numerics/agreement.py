@@ -65,6 +65,12 @@ class Agreement:
     sqnr_db: float | None
     top1: float | None
 
+    @property
+    def mean_relative_error(self) -> float | None:
+        """Root mean square of the outputs' relative errors, each output counting the same; None when none has one."""
+        known = [output.relative_error for output in self.outputs if output.relative_error is not None]
+        return math.sqrt(sum(error**2 for error in known) / len(known)) if known else None
+
 
 def class_scores(output: Any) -> np.ndarray | None:
     """The output as class scores (samples, classes), or None when it does not look like a classifier's.
