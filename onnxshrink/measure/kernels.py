@@ -95,7 +95,7 @@ def measure_layer_times(model: ir.Model, feed: Mapping[str, np.ndarray]) -> dict
             output.name = f"layer{index}_output{position}"
     times: defaultdict[str, float] = defaultdict(float)
     for kernel, microseconds in profile_kernels(named, feed, _PROFILED_RUNS).items():
-        found = _LAYER_NAME.match(kernel)
+        found = _LAYER_NAME.search(kernel)
         name = labels[int(found[1])] if found else None
         if name is not None:
             times[name] += microseconds

@@ -125,9 +125,10 @@ class QuantizeStatic(Pass):
             skips += [Skip(label(node), reason) for node in unobserved]
             excluded.update(unobserved)
             placement = place(model.graph, excluded)
+        # Outputs are renamed below, and nodes without a name are called by them.
+        changes = tuple(Change(label(node), f"{node.op_type} computed in int8") for node in placement.nodes)
         if placement.layers:
             self._quantize(model, placement, statistics, context)
-        changes = tuple(Change(label(node), f"{node.op_type} computed in int8") for node in placement.nodes)
         return PassResult(changes, (*skips, *placement.skips))
 
     def _quantize(

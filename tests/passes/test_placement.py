@@ -1,9 +1,8 @@
 """What is computed from integers and what stays float, asserted on what ONNX Runtime executes."""
 
-# ruff: noqa: E501 - the cases are tables, a line each
-
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 
 from onnxshrink.calibration.dataset import Feed
-from onnxshrink.passes.quantize_static import QuantizeStatic
-from tests.static_models import PLAIN, Quantized, normal, quantized, scales, text_model
+from tests.static_models import PLAIN, normal, quantized, scales, text_model
 
 SAME = "<pads = [1, 1, 1, 1]>"
 IMAGE, OUT = "float[1, 3, 8, 8] x", "float[1, 4, 8, 8] y"
@@ -27,6 +25,7 @@ WEIGHTS = {
     "v": normal(8, 6, seed=8, scale=0.3),
     "s": normal(6, 6, seed=9, scale=0.3),
     "b8": normal(8, seed=10, scale=0.3),
+    "add": normal(1, 4, 8, 8, seed=11),
 }
 
 
@@ -90,7 +89,11 @@ CASES = [
         image("a = CONV(x, k) b = Relu(a) c = CONV(b, k2) d = Concat<axis = 1>(b, c) y = CONV(d, k8)"),
         {"QLinearConv": 3, "QLinearConcat": 1},
     ),
-    Case("leaky relu", image("a = CONV(x, k) b = LeakyRelu(a) y = CONV(b, k2)"), {"QLinearConv": 2, "QLinearLeakyRelu": 1}),
+    Case(
+        "leaky relu",
+        image("a = CONV(x, k) b = LeakyRelu(a) y = CONV(b, k2)"),
+        {"QLinearConv": 2, "QLinearLeakyRelu": 1},
+    ),
     Case(
         "swish",
         image("a = CONV(x, k) g = Sigmoid(a) b = Mul(a, g) y = CONV(b, k2)"),
@@ -127,9 +130,7 @@ CASES = [
     ),
     Case(
         "a constant operand",
-        image("a = CONV(x, k) b = Tanh(a) c = Concat<axis = 1>(b, z) y = CONV(c, k8)").replace(
-            "{", "<float[1, 4, 8, 8] z> {".replace("<float[1, 4, 8, 8] z> ", ""), 1
-        ),
+        image("a = CONV(x, k) b = Tanh(a) c = Concat<axis = 1>(b, add) y = CONV(c, k8)"),
         {"QLinearConv": 2},
         {"Concat→c": CONSTANT},
     ),
@@ -151,8 +152,18 @@ CASES = [
         {"QLinearConv": 3},
     ),
     Case("transposed", image(f"a = CONV(x, k) b = ConvTranspose{SAME}(a, k2) y = Conv(b, k1)"), {"QLinearConv": 2}),
-    Case("a matrix product", rows("a = MatMul(x, u) b = Relu(a) y = MatMul(b, v)"), {"QLinearMatMul": 1, "MatMulIntegerToFloat": 1}, feeds=ROWS),
-    Case("a product with a vector on the left", "m (float[6] x) => (float[8] y) { y = MatMul(x, u) }", {"MatMulIntegerToFloat": 1}, feeds=samples(6)),
+    Case(
+        "a matrix product",
+        rows("a = MatMul(x, u) b = Relu(a) y = MatMul(b, v)"),
+        {"QLinearMatMul": 1, "MatMulIntegerToFloat": 1},
+        feeds=ROWS,
+    ),
+    Case(
+        "a product with a vector on the left",
+        "m (float[6] x) => (float[8] y) { y = MatMul(x, u) }",
+        {"MatMulIntegerToFloat": 1},
+        feeds=samples(6),
+    ),
     Case(
         "two activations",
         "m (float[2, 4, 6] x) => (float[2, 4, 4] y) {"
@@ -160,26 +171,56 @@ CASES = [
         {"QLinearMatMul": 2, "MatMulIntegerToFloat": 1},
         feeds=CUBE,
     ),
-    Case("a bias behind", rows("a = MatMul(x, u) c = Add(a, b8) y = MatMul(c, v)", "B, S, 6"), {"MatMulIntegerToFloat": 2}, {"Add→c": CONSTANT}, CUBE),
+    Case(
+        "a bias behind",
+        rows("a = MatMul(x, u) c = Add(a, b8) y = MatMul(c, v)", "B, S, 6"),
+        {"MatMulIntegerToFloat": 2},
+        {"Add→c": CONSTANT},
+        CUBE,
+    ),
     # ONNX Runtime would make float Gemms of the next four
-    Case("a bias behind, known shape", rows("a = MatMul(x, u) c = Add(a, b8) d = Relu(c) y = MatMul(d, v)", "2, 4, 6"), {"MatMulIntegerToFloat": 2}, {"Add→c": CONSTANT}, CUBE),
-    Case("a bias in front", rows("a = MatMul(x, u) c = Add(b8, a) y = MatMul(c, v)", "2, 4, 6"), {"MatMulIntegerToFloat": 2}, {"Add→c": CONSTANT}, CUBE),
-    Case("a matrix added", rows("a = MatMul(x, s) b = Add(a, x) c = Tanh(b) y = MatMul(c, s)"), {"MatMulIntegerToFloat": 2}, {"Add→b": ISLAND}, ROWS),
-    Case("a matrix added, open shape", rows("a = MatMul(x, s) b = Add(a, x) c = Tanh(b) y = MatMul(c, s)", "N, 6"), {"MatMulIntegerToFloat": 2}, {"Add→b": ISLAND}, ROWS),
+    Case(
+        "a bias behind, known shape",
+        rows("a = MatMul(x, u) c = Add(a, b8) d = Relu(c) y = MatMul(d, v)", "2, 4, 6"),
+        {"MatMulIntegerToFloat": 2},
+        {"Add→c": CONSTANT},
+        CUBE,
+    ),
+    Case(
+        "a bias in front",
+        rows("a = MatMul(x, u) c = Add(b8, a) y = MatMul(c, v)", "2, 4, 6"),
+        {"MatMulIntegerToFloat": 2},
+        {"Add→c": CONSTANT},
+        CUBE,
+    ),
+    Case(
+        "a matrix added",
+        rows("a = MatMul(x, s) b = Add(a, x) c = Tanh(b) y = MatMul(c, s)"),
+        {"MatMulIntegerToFloat": 2},
+        {"Add→b": ISLAND},
+        ROWS,
+    ),
+    Case(
+        "a matrix added, open shape",
+        rows("a = MatMul(x, s) b = Add(a, x) c = Tanh(b) y = MatMul(c, s)", "N, 6"),
+        {"MatMulIntegerToFloat": 2},
+        {"Add→b": ISLAND},
+        ROWS,
+    ),
     Case("gemm with bias", rows("a = Gemm(x, u, b8) b = Relu(a) y = Gemm<transB = 1>(b, u)"), {"QGemm": 2}, feeds=ROWS),
     Case("gemm without", rows("a = Gemm(x, u) y = Gemm(a, v)"), {"QGemm": 2}, feeds=ROWS),
-]  # fmt: skip
+]
 
 
-def _quantized(case: Case, one_pass: QuantizeStatic = PLAIN) -> Quantized:
-    weights = {name: array for name, array in WEIGHTS.items() if f" {name})" in case.body or f"{name}," in case.body}
-    weights |= {"z": normal(1, 4, 8, 8)} if " z)" in case.body and "z =" not in case.body else {}
-    return quantized(text_model(case.body, opset=case.opset, **weights), case.feeds, one_pass)
+def _used(body: str, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of ``weights`` that a text reads."""
+    return {name: array for name, array in weights.items() if re.search(rf"[ (]{name}[,)]", body)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_integer_kernels_appear_where_they_are_asked_for_and_nowhere_else(case: Case) -> None:
-    found = _quantized(case)
+    model = text_model(case.body, opset=case.opset, **_used(case.body, WEIGHTS))
+    found = quantized(model, case.feeds)
     assert found.skips == case.skips
     assert found.kernels.integer == case.integer
     assert found.runs_as_asked()
@@ -312,18 +353,21 @@ REFUSALS = [
     ),
 ]
 OPERANDS = {
-    "k": WEIGHTS["k"], "u": WEIGHTS["u"], "u16": WEIGHTS["u"].astype(np.float16), "u64": WEIGHTS["u"].astype(np.float64),
-    "u6": normal(6, 6), "r": normal(6), "t": normal(2, 6, 4), "b2": normal(1, 8), "nan": np.full((6, 8), np.nan, np.float32),
-}  # fmt: skip
+    "k": WEIGHTS["k"],
+    "u": WEIGHTS["u"],
+    "u16": WEIGHTS["u"].astype(np.float16),
+    "u64": WEIGHTS["u"].astype(np.float64),
+    "u6": normal(6, 6),
+    "r": normal(6),
+    "t": normal(2, 6, 4),
+    "b2": normal(1, 8),
+    "nan": np.full((6, 8), np.nan, np.float32),
+}
 
 
 @pytest.mark.parametrize(("body", "reason"), REFUSALS)
 def test_every_refusal_has_its_reason(body: str, reason: str) -> None:
-    used = {
-        name: array
-        for name, array in OPERANDS.items()
-        if f" {name})" in body or f" {name}," in body or f"({name}," in body
-    }
+    used = _used(body, OPERANDS)
     found = quantized(text_model(body, **used), [{"x": normal(4, 6)}])
     assert list(found.skips.values()) == [reason]
     assert not found.result.changed
