@@ -6,7 +6,6 @@ data: accuracy first (the allowed drop), then the goal. All that was tried is in
 
 from __future__ import annotations
 
-import glob
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from onnxshrink.passes.quantize_static import QuantizeStatic
 from onnxshrink.passes.runner import PassRunner
 from onnxshrink.recipe import Recipe
 from onnxshrink.report.report import Alternative, PassRecord
-from onnxshrink.sensitivity import Sensitivity, measure_sensitivity
+from onnxshrink.sensitivity import Sensitivity, leaving_in_float, measure_sensitivity
 
 Goal = Literal["speed", "size", "balanced"]
 
@@ -152,23 +151,11 @@ def _with_float_regions(one: _Tried, bench: _Bench) -> _Tried | None:
     if position is None or one.facts.failure is not None:
         return None
     names = bench.layers_for_float(Recipe(one.recipe.passes[: position + 1]))
-    return bench.attempt(_excluding(one.recipe, names)) if names else None
+    return bench.attempt(leaving_in_float(one.recipe, names)) if names else None
 
 
 def _static_position(recipe: Recipe) -> int | None:
     return next((index for index, each in enumerate(recipe) if isinstance(each, QuantizeStatic)), None)
-
-
-def _excluding(recipe: Recipe, names: Sequence[str]) -> Recipe:
-    """The recipe with more nodes kept out of static quantization."""
-    return Recipe(
-        tuple(
-            replace(each, exclude=(*each.exclude, *map(glob.escape, names)))
-            if isinstance(each, QuantizeStatic)
-            else each
-            for each in recipe
-        )
-    )
 
 
 def _spared(one: _Tried, bench: _Bench, wish: Wish) -> _Tried | None:
@@ -179,7 +166,7 @@ def _spared(one: _Tried, bench: _Bench, wish: Wish) -> _Tried | None:
     found = bench.sensitivity(Recipe(one.recipe.passes[: position + 1]))
     errors = {node.node: node.error for node in found.nodes}
     for share in _SPARED_ERRORS:
-        spared = bench.attempt(_excluding(one.recipe, exclusions(errors, share * found.predicted_error)))
+        spared = bench.attempt(leaving_in_float(one.recipe, exclusions(errors, share * found.predicted_error)))
         if spared is None or _time(spared.facts) >= 1:
             return spared
         if (spared.facts.drop or 0) <= wish.max_drop:

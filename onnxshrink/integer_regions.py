@@ -6,14 +6,15 @@ activation. Layers in graph order are taken as a chain; the split that should co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxshrink.graph.walk import is_op, label
+from onnxshrink.calibration.statistics import measured_shapes
+from onnxshrink.graph.walk import label
 from onnxshrink.measure.kernels import measure_layer_times
-from onnxshrink.measure.session import SessionSettings, open_session
 from onnxshrink.numerics.cheapest_split import cheapest_split
 
 _CONVERSION_NS_PER_ELEMENT = 1.5
@@ -44,22 +45,10 @@ def layers_for_float(cleaned: ir.Model, quantized: ir.Model, feed: Mapping[str, 
 
 
 def _input_elements(model: ir.Model, layers: list[ir.Node], feed: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Elements of each layer's input, from one run."""
-    probe = model.clone()
-    positions = {label(node): index for index, node in enumerate(layers)}
-    sources = {
-        positions[label(node)]: node.inputs[0]
-        for node in probe.graph
-        if is_op(node, "Conv", "Gemm", "MatMul") and label(node) in positions
-    }
-    known = {output.name for output in probe.graph.outputs}
-    for value in dict.fromkeys(sources.values()):
-        if value is not None and value.producer() is not None and value.name not in known:
-            probe.graph.outputs.append(value)
-    with open_session(probe, SessionSettings(optimized=False)) as session:
-        found = {**feed, **session.run(feed)}
-    sizes = [
-        found[source.name].size if source is not None and source.name in found else 0
-        for _, source in sorted(sources.items())
-    ]
-    return np.array(sizes, np.float64)
+    """Elements of each layer's input, from one run; 0 for inputs that nobody computes."""
+    sources = [node.inputs[0] for node in layers]
+    computed = [value for value in dict.fromkeys(sources) if value is not None and value.producer() is not None]
+    shapes = measured_shapes(model, computed, feed) if computed else {}
+    known = {value: math.prod(shape) for value, shape in shapes.items()}
+    known |= {value: feed[value.name or ""].size for value in sources if value is not None and value.name in feed}
+    return np.array([known.get(value, 0) if value is not None else 0 for value in sources], np.float64)

@@ -8,9 +8,8 @@ error of each channel is left out.
 
 from __future__ import annotations
 
+import glob
 import math
-import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,10 +30,8 @@ from onnxshrink.passes.quantize_static import QuantizeStatic, prepare
 from onnxshrink.passes.runner import PassRunner
 from onnxshrink.recipe import Recipe
 from onnxshrink.source import ModelLike, open_source
+from onnxshrink.trial import CHECK_SAMPLES, DataLike, feeds_of, read_data
 
-DataLike = str | os.PathLike[str] | Dataset | Mapping[str, np.ndarray]
-
-_CHECK_SAMPLES = 4
 _ERROR_SAMPLES = 8
 
 
@@ -148,8 +145,8 @@ def measure_sensitivity(
             inputs = session.inputs
         samples = _dataset(data, inputs)
         calibration = samples if calibration_data is None else _dataset(calibration_data, inputs)
-        runs = CalibrationRuns(_feeds(calibration, inputs, calibration_samples), settings, memory_bytes)
-        context = calibrated_context(seed, runs.feeds[:_CHECK_SAMPLES], settings, runs)
+        runs = CalibrationRuns(feeds_of(calibration, inputs, calibration_samples), settings, memory_bytes)
+        context = calibrated_context(seed, runs.feeds[:CHECK_SAMPLES], settings, runs)
         cleaned = source.model
         if position:
             cleaned, _ = PassRunner(context, None, tell).run(cleaned, Recipe(recipe.passes[:position]))
@@ -157,7 +154,7 @@ def measure_sensitivity(
         quantizer = _quantizer(recipe, position)
         reference, quantized, integer = _quantized(cleaned, quantizer, context)
         tell("measuring nodes")
-        feeds = _feeds(samples, inputs, _ERROR_SAMPLES)
+        feeds = feeds_of(samples, inputs, _ERROR_SAMPLES)
         found = measure_layer_errors(reference, quantized, feeds, settings, correct_biases=quantizer.correct_biases)
         errors = {name: error for name, error in found.items() if name in integer}
         if not errors:
@@ -171,7 +168,7 @@ def measure_sensitivity(
             nodes,
             combined_error(errors.values()),
             max_error,
-            _suggestion(recipe, position, nodes, max_error),
+            _suggestion(recipe, nodes, max_error),
         )
 
 
@@ -190,15 +187,9 @@ def _quantizer(recipe: Recipe, position: int) -> QuantizeStatic:
 
 
 def _dataset(data: DataLike, inputs: Sequence[TensorSpec]) -> Dataset:
-    if isinstance(data, Dataset):
-        if data.synthetic:
-            raise DataError("sensitivity needs real samples: made-up inputs say nothing about it")
-        return data.fitted_to(inputs)
-    return Dataset.from_arrays(data, inputs) if isinstance(data, Mapping) else Dataset.from_npz(data, inputs)
-
-
-def _feeds(data: Dataset, inputs: Sequence[TensorSpec], limit: int) -> list[Feed]:
-    return [batch.feed for batch in data.batches(inputs, 1, limit=limit)]
+    if isinstance(data, Dataset) and data.synthetic:
+        raise DataError("sensitivity needs real samples: made-up inputs say nothing about it")
+    return read_data(data, inputs)
 
 
 def _quantized(
@@ -255,7 +246,7 @@ def _squared_ratio(error: float, largest: float) -> float:
     return (error / largest) ** 2 if largest else 0.0
 
 
-def _suggestion(recipe: Recipe, position: int, nodes: Sequence[NodeSensitivity], max_error: float | None) -> Suggestion:
+def _suggestion(recipe: Recipe, nodes: Sequence[NodeSensitivity], max_error: float | None) -> Suggestion:
     errors = {node.node: node.error for node in nodes}
     count = _knee(nodes) if max_error is None else len(exclusions(errors, max_error))
     chosen, rest = nodes[:count], nodes[count:]
@@ -264,7 +255,7 @@ def _suggestion(recipe: Recipe, position: int, nodes: Sequence[NodeSensitivity],
         tuple(node.node for node in chosen),
         combined_error(node.error for node in rest),
         None if None in shares else sum(share or 0.0 for share in shares),
-        str(_excluding(recipe, position, [node.node for node in chosen])),
+        str(leaving_in_float(recipe, [node.node for node in chosen])),
     )
 
 
@@ -284,9 +275,14 @@ def _knee(nodes: Sequence[NodeSensitivity]) -> int:
     return int(np.argmax(below))
 
 
-def _excluding(recipe: Recipe, position: int, names: Sequence[str]) -> Recipe:
-    """The recipe with these nodes left in float by ``quantize-static``."""
-    quantizer = _quantizer(recipe, position)
-    patterns = tuple(re.sub(r"[\[*?]", r"[\g<0>]", name) for name in names)  # each name stands for itself alone
-    changed = replace(quantizer, exclude=(*quantizer.exclude, *patterns))
-    return Recipe((*recipe.passes[:position], changed, *recipe.passes[position + 1 :]))
+def leaving_in_float(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """The recipe with these nodes, each name standing for itself alone, left in float by ``quantize-static``."""
+    patterns = tuple(map(glob.escape, names))
+    return Recipe(
+        tuple(
+            replace(one_pass, exclude=(*one_pass.exclude, *patterns))
+            if isinstance(one_pass, QuantizeStatic)
+            else one_pass
+            for one_pass in recipe
+        )
+    )

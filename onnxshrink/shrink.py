@@ -4,46 +4,41 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.alternatives import Chosen, Goal, Trials, Wish, choose
 from onnxshrink.atomic_files import check_destination
-from onnxshrink.calibrated import CalibrationRuns, calibrated_context
+from onnxshrink.calibrated import calibrated_context
 from onnxshrink.calibration.dataset import Dataset
-from onnxshrink.calibration.synthetic import synthetic_dataset
 from onnxshrink.errors import CheckError, DataError, FileAccessError, ModelError, RecipeError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
 from onnxshrink.graph.load import file_digest, load_model, uses_external_files, weight_bytes
 from onnxshrink.graph.save import StagedModel, stage_model
 from onnxshrink.graph.validity import complaint_of_checker
-from onnxshrink.graph.walk import custom_domains
 from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.own_process import run_in_own_process
-from onnxshrink.measure.session import Session, SessionSettings, evaluate_constants, open_session
+from onnxshrink.measure.session import SessionSettings, evaluate_constants
 from onnxshrink.passes.base import Context, Effect
-from onnxshrink.passes.checks import CheckFailure, OutputCheck, Outputs, agreement_of, rounding_tolerance
+from onnxshrink.passes.checks import CheckFailure, Outputs
 from onnxshrink.passes.runner import PassRunner
 from onnxshrink.presets import DEFAULT_PRESET, find_preset
 from onnxshrink.provenance import stamp, stamp_bytes
 from onnxshrink.recipe import Recipe
 from onnxshrink.report.report import Alternative, DataFacts, PassRecord, Report
 from onnxshrink.source import ModelLike, Source, open_source
+from onnxshrink.trial import CalibrationWish, DataLike, Trial, prepare_trial
 
 RUN_LIMIT_BYTES = 2**30
 """Models with more bytes of weights are not run unless asked: a run takes several times their size in memory."""
 
 KEEP_EXTERNAL_ABOVE_BYTES = 256 * 2**20
 """A model that came with external data keeps it above this size: whoever reads an inline model holds all of it."""
-
-CHECK_SAMPLES = 4
-"""Samples on which outputs are compared before and after passes."""
 
 _OWN_PROCESS_ABOVE_BYTES = 32 * 2**20
 """Above this size the final check runs in a process of its own, so that its memory does not add to this one's."""
@@ -54,8 +49,6 @@ _OPTIMIZED_SLACK = 10
 
 _FAR = 0.1
 """Relative output error from which a recipe's result is called out."""
-
-DataLike = str | os.PathLike[str] | Dataset | Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -74,34 +67,12 @@ class _Plan:
 
 
 @dataclass(frozen=True)
-class _Calibration:
-    """What the user wants activations to be calibrated on."""
-
-    data: DataLike | None
-    samples: int
-    memory_bytes: int | None
-    cache: Path | None
-
-
-@dataclass(frozen=True)
 class _Result:
     """The compressed model, the file it is in now, and the file it will be in (None: nowhere)."""
 
     model: ir.Model
     file: Path
     path: Path | None
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """The data to run the models on, and the check that passes have to hold against.
-
-    ``calibration`` is what ranges are found on: None without real data.
-    """
-
-    data: Dataset
-    check: OutputCheck
-    calibration: CalibrationRuns | None
 
 
 def compress(
@@ -169,13 +140,15 @@ def compress(
     with open_source(model) as source:
         trial = None
         if run_large or weight_bytes(source.model) <= RUN_LIMIT_BYTES:
-            wanted = _Calibration(
+            wanted = CalibrationWish(
                 calibration_data,
                 calibration_samples,
                 memory_bytes,
                 None if calibration_cache is None else Path(calibration_cache),
             )
-            trial = _trial(source, data, wanted, plan, settings, seed=seed, batch_size=batch_size)
+            trial = prepare_trial(
+                source, data, wanted, plan.max_relative_error, settings, seed=seed, batch_size=batch_size
+            )
         if plan.needs_data and (trial is None or trial.calibration is None):
             raise DataError(f"{plan.needs_data[0]} needs calibration data: give --data or --calibration-data")
         runner = PassRunner(_context(trial, seed), trial.check if trial else None, tell)
@@ -235,7 +208,7 @@ def _plan(preset: str | None, recipe: str | Recipe | None) -> _Plan:
 def _chosen(
     cleaned: ir.Model,
     plan: _Plan,
-    trial: _Trial | None,
+    trial: Trial | None,
     runner: PassRunner,
     settings: SessionSettings,
     wish: Wish,
@@ -273,69 +246,7 @@ def _destination(
     return destination
 
 
-def _trial(
-    source: Source,
-    data: DataLike | None,
-    calibration: _Calibration,
-    plan: _Plan,
-    settings: SessionSettings,
-    *,
-    seed: int,
-    batch_size: int,
-) -> _Trial | None:
-    """Run the original on a few samples, ONNX Runtime's own optimisations off: what passes are held against.
-
-    None when there are no samples, and none can be made up for the types of its inputs (sequences, bfloat16).
-    """
-    plain = replace(settings, optimized=False, threads=1)  # one thread adds up in one order
-    with _original_session(source, plain) as session:
-        if data is None and any(spec.dtype is None for spec in session.inputs):
-            return None
-        samples = _samples(data, source.model, session, seed=seed, batch_size=batch_size)
-        feeds = [batch.feed for batch in samples.batches(session.inputs, 1, limit=CHECK_SAMPLES)]
-        reference = [session.run(feed) for feed in feeds]
-        again = session.run(feeds[0])
-        runs = _calibration_runs(calibration, samples, source.model, session, settings)
-    deterministic = agreement_of(reference[:1], [again]).equal_share == 1
-    check = OutputCheck(
-        feeds, reference, plain, deterministic, rounding_tolerance(source.model), plan.max_relative_error
-    )
-    return _Trial(samples, check, runs)
-
-
-def _calibration_runs(
-    wanted: _Calibration, data: Dataset, model: ir.Model, session: Session, settings: SessionSettings
-) -> CalibrationRuns | None:
-    """The calibration samples, one run each; None when only synthetic data is at hand."""
-    samples = data if wanted.data is None else _samples(wanted.data, model, session, seed=0, batch_size=1)
-    if samples.synthetic:
-        return None
-    feeds = [batch.feed for batch in samples.batches(session.inputs, 1, limit=wanted.samples)]
-    return CalibrationRuns(feeds, replace(settings, optimized=False), wanted.memory_bytes, wanted.cache)
-
-
-def _original_session(source: Source, settings: SessionSettings) -> Session:
-    try:
-        return open_session(source.file, settings)
-    except ModelError as error:
-        domains = custom_domains(source.model)
-        if domains and not settings.custom_op_libs:
-            hint = f"; --custom-op-lib gives the library with the operators of {', '.join(domains)}"
-            raise ModelError(f"{source.name}: {error}{hint}") from error
-        raise ModelError(f"{source.name}: {error}") from error
-
-
-def _samples(data: DataLike | None, model: ir.Model, session: Session, *, seed: int, batch_size: int) -> Dataset:
-    if data is None:
-        return synthetic_dataset(model, session, seed=seed, batch_size=batch_size)
-    if isinstance(data, Dataset):
-        return data.fitted_to(session.inputs)
-    if isinstance(data, Mapping):
-        return Dataset.from_arrays(data, session.inputs)
-    return Dataset.from_npz(data, session.inputs)
-
-
-def _context(trial: _Trial | None, seed: int) -> Context:
+def _context(trial: Trial | None, seed: int) -> Context:
     """What passes may ask for."""
     if trial is None:
         return Context(seed, evaluate_constants)
@@ -356,7 +267,7 @@ def _staged(model: ir.Model, destination: Path | None, external_data: bool) -> I
         yield staged
 
 
-def _verify(source: Source, staged: StagedModel, trial: _Trial | None, records: Sequence[PassRecord]) -> None:
+def _verify(source: Source, staged: StagedModel, trial: Trial | None, records: Sequence[PassRecord]) -> None:
     """Check the written file as users will run it, ONNX Runtime's optimisations on; CheckError when it fails."""
     complaint = complaint_of_checker(staged.path)
     if complaint is not None and complaint_of_checker(source.file) is None:
@@ -385,7 +296,7 @@ def _report(
     plan: _Plan,
     records: tuple[PassRecord, ...],
     tried: tuple[Alternative, ...],
-    trial: _Trial | None,
+    trial: Trial | None,
     comparison: Comparison | None,
     *,
     settings: SessionSettings,
@@ -446,7 +357,7 @@ def _data_facts(data: Dataset) -> DataFacts:
     return DataFacts(data.description, data.digest, data.samples, data.synthetic, data.synthetic_seed)
 
 
-def _notes(report: Report, trial: _Trial | None, provenance_bytes: int) -> Iterator[str]:
+def _notes(report: Report, trial: Trial | None, provenance_bytes: int) -> Iterator[str]:
     """What a reader must know before believing the numbers."""
     if trial is None and report.original.size.file_bytes > RUN_LIMIT_BYTES:
         gib = report.original.size.file_bytes / 2**30

@@ -20,7 +20,7 @@ LAYERS = (
     ("passes",),
     ("recipe", "presets", "provenance"),
     ("report", "inspection", "advice", "source"),
-    ("passes.checks", "passes.runner", "evidence", "calibrated", "integer_regions"),
+    ("passes.checks", "passes.runner", "evidence", "calibrated", "integer_regions", "trial"),
     ("sensitivity",),
     ("report.sensitivity_terminal", "alternatives"),
     ("shrink",),

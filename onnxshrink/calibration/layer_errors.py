@@ -23,7 +23,7 @@ from onnxshrink.calibration.dataset import Feed
 from onnxshrink.graph.constants import constant_tensor
 from onnxshrink.graph.edits import Names, add_constant
 from onnxshrink.graph.walk import is_op, label
-from onnxshrink.measure.compute import measure_compute
+from onnxshrink.measure.compute import known_macs
 from onnxshrink.measure.session import Session, SessionSettings, open_session
 from onnxshrink.numerics.agreement import AgreementMeter
 
@@ -108,7 +108,8 @@ def measure_layer_errors(
             injections.append(_Injection(label(node), error, probe.add(chain.target), axis))
     if not injections or not feeds:
         return {}
-    feeds = feeds[: _affordable_feeds(reference, feeds[0], len(injections))]
+    affordable = _LARGEST_COMPUTE // max(1, known_macs(reference, feeds[0]) * len(injections))
+    feeds = feeds[: max(1, min(_SAMPLES, affordable))]
     with (
         # Optimised, the first would compute with this machine's integer kernels, and be fused beyond recognition.
         open_session(forced.model, replace(settings, optimized=False)) as first,
@@ -161,13 +162,6 @@ def _mean_errors(forced: Session, injections: Sequence[_Injection], feeds: Seque
             mean = error.mean(axis=others, keepdims=True, dtype=np.float64) / len(feeds)
             means[name] = means.get(name, np.zeros(())) + mean
     return {name: mean.astype(np.float32) for name, mean in means.items()}
-
-
-def _affordable_feeds(model: ir.Model, feed: Feed, nodes: int) -> int:
-    """How many feeds may be run per node; open shapes are bound without running the model."""
-    compute = measure_compute(model, input_shapes={name: array.shape for name, array in feed.items()})
-    macs = sum(node.macs or 0 for node in compute.nodes)
-    return max(1, min(_SAMPLES, _LARGEST_COMPUTE // max(1, macs * nodes)))
 
 
 def _chains(reference: ir.Model, quantized: ir.Model) -> Iterator[_Chain]:

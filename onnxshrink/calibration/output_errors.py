@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxshrink.calibration.dataset import Feed
 from onnxshrink.graph.load import weight_bytes
-from onnxshrink.measure.compute import measure_compute
+from onnxshrink.measure.compute import known_macs
 from onnxshrink.measure.session import SessionSettings, open_session
 from onnxshrink.numerics.agreement import AgreementMeter
 
@@ -42,7 +42,7 @@ def measure_output_errors(
     }
     if not observable or not feeds or weight_bytes(model) > _LARGEST_MODEL_BYTES:
         return {}
-    feeds = feeds[: _affordable_feeds(model, feeds[0], len(observable))]
+    feeds = feeds[: _LARGEST_COMPUTE // max(1, known_macs(model, feeds[0]) * len(observable))]
     if not feeds:
         return {}
     probe = model.clone()
@@ -61,10 +61,3 @@ def measure_output_errors(
             if error is not None and np.isfinite(error):
                 errors[name] = error
     return {value: errors[value.name] for value in trials if value.name in errors}
-
-
-def _affordable_feeds(model: ir.Model, feed: Feed, trials: int) -> int:
-    """How many feeds may be run per trial; open shapes are bound without running the model."""
-    compute = measure_compute(model, input_shapes={name: array.shape for name, array in feed.items()})
-    macs = sum(node.macs or 0 for node in compute.nodes)
-    return _LARGEST_COMPUTE // max(1, macs * trials)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.calibration.dataset import Feed
+from onnxshrink.graph.edits import with_outputs
 from onnxshrink.graph.shapes import rank
 from onnxshrink.measure.session import SessionSettings, open_session
 
@@ -32,11 +33,8 @@ def measure_second_moments(
     counts: dict[str, int] = {}
     if not wanted or not feeds:
         return {}
-    probe = model.clone()
-    values = {output.name: output for node in probe.graph for output in node.outputs}
-    already = {output.name for output in probe.graph.outputs}
-    probe.graph.outputs.extend(values[name] for name in wanted if name in values and name not in already)
-    with open_session(probe, settings) as session:
+    computed = [value for value in axes if value.name in wanted and value.producer() is not None]
+    with open_session(with_outputs(model, computed) if computed else model, settings) as session:
         for feed in feeds:
             found = session.run(feed)
             for name, axis in wanted.items():

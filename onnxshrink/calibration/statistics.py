@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxshrink.calibration.dataset import Feed
 from onnxshrink.graph.constants import constant_tensor
-from onnxshrink.graph.edits import Names
+from onnxshrink.graph.edits import Names, with_outputs
 from onnxshrink.graph.shapes import static_shape
 from onnxshrink.measure.machine import this_machine
 from onnxshrink.measure.session import SessionSettings, open_session
@@ -80,7 +80,7 @@ def _sweep(
         for feed in feeds() if inputs else ():
             _take_in(feed, feed, inputs, found)
         return
-    with open_session(_probe(model, computed), settings) as session:
+    with open_session(with_outputs(model, computed), settings) as session:
         for feed in feeds():
             _take_in(feed, {**feed, **session.run(feed)}, [*inputs, *computed], found)
 
@@ -114,14 +114,6 @@ def _samples(feed: Feed) -> int:
     return lengths.pop() if len(lengths) == 1 else 1
 
 
-def _probe(model: ir.Model, wanted: Sequence[ir.Value]) -> ir.Model:
-    """A copy of the model whose only outputs are ``wanted``."""
-    probe = model.clone()
-    values = {output.name: output for node in probe.graph for output in node.outputs}
-    probe.graph.outputs[:] = [values[value.name] for value in wanted]
-    return probe
-
-
 def _groups(
     model: ir.Model, values: Sequence[ir.Value], feeds: Feeds, settings: SessionSettings, limit: int
 ) -> Iterator[list[ir.Value]]:
@@ -146,7 +138,10 @@ def _sizes(
     for value in values:
         shape = static_shape(value)
         if shape is None:
-            shapes = _measured_shapes(model, values, feeds, settings)
+            largest = max(feeds(), key=lambda feed: sum(array.nbytes for array in feed.values()), default=None)
+            shapes = dict.fromkeys(values, (0,))
+            if largest is not None:
+                shapes = measured_shapes(model, values, largest, settings)
             break
         shapes[value] = shape
     return {
@@ -155,14 +150,11 @@ def _sizes(
     }
 
 
-def _measured_shapes(
-    model: ir.Model, values: Sequence[ir.Value], feeds: Feeds, settings: SessionSettings
+def measured_shapes(
+    model: ir.Model, values: Sequence[ir.Value], feed: Feed, settings: SessionSettings | None = None
 ) -> dict[ir.Value, Sequence[int]]:
-    """Shapes on the largest feed. Only the shapes leave the model, so activations live no longer than in any run."""
-    largest = max(feeds(), key=lambda feed: sum(array.nbytes for array in feed.values()), default=None)
-    if largest is None:
-        return dict.fromkeys(values, (0,))
-    probe = _probe(model, values)
+    """Shapes of computed values on one feed. Only they leave the model: activations live no longer than in any run."""
+    probe = with_outputs(model, values)
     names, graph = Names(probe), probe.graph
     for index, value in enumerate(list(graph.outputs)):
         node = ir.node("Shape", [value])
@@ -171,6 +163,6 @@ def _measured_shapes(
         graph.append(node)
         graph.outputs[index] = shape
     outputs = [output.name or "" for output in graph.outputs]
-    with open_session(probe, settings) as session:
-        found = session.run(largest)
+    with open_session(probe, settings or _PLAIN) as session:
+        found = session.run(feed)
     return {value: found[name].tolist() for value, name in zip(values, outputs, strict=True)}

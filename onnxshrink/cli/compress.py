@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxshrink.cli.options import HELP, custom_op_lib_option, debug_option
+from onnxshrink.cli.options import HELP, calibration_options, custom_op_lib_option, debug_option
 from onnxshrink.presets import DEFAULT_PRESET, PRESETS
 from onnxshrink.recipe import Recipe
 
@@ -31,20 +31,7 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
     metavar="FILE.npz",
     help="Samples to compare on: arrays named after the inputs, 'label' optional. [default: synthetic inputs]",
 )
-@click.option(
-    "--calibration-data",
-    type=click.Path(path_type=Path),
-    metavar="FILE.npz",
-    help="Samples to find activation ranges on. [default: those of --data]",
-)
-@click.option("--calibration-samples", type=click.IntRange(1), default=100, help="How many of them are used.")
-@click.option(
-    "--memory",
-    "memory_mib",
-    type=click.IntRange(1),
-    metavar="MIB",
-    help="What activations may take while they are calibrated. [default: a quarter of RAM]",
-)
+@calibration_options
 @click.option(
     "--calibration-cache",
     type=click.Path(file_okay=False, path_type=Path),
@@ -104,7 +91,7 @@ def compress(
     data: Path | None,
     calibration_data: Path | None,
     calibration_samples: int,
-    memory_mib: int | None,
+    memory_bytes: int | None,
     calibration_cache: Path | None,
     reports: tuple[Path, ...],
     no_measure: bool,
@@ -150,7 +137,7 @@ def compress(
             data=data,
             calibration_data=calibration_data,
             calibration_samples=calibration_samples,
-            memory_bytes=None if memory_mib is None else memory_mib * 2**20,
+            memory_bytes=memory_bytes,
             seed=seed,
             force=force,
             in_place=in_place,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -26,3 +27,26 @@ def custom_op_lib_option(command: Command) -> Command:
         metavar="FILE",
         help="Shared library that registers custom operators; repeatable.",
     )(command)
+
+
+def calibration_options(command: Command) -> Command:
+    """What ranges are found on: ``--calibration-data``, ``--calibration-samples`` and ``--memory``, given in bytes."""
+    for option in (
+        click.option(
+            "--memory",
+            "memory_bytes",
+            type=click.IntRange(1),
+            callback=lambda _context, _option, mib: None if mib is None else mib * 2**20,
+            metavar="MIB",
+            help="What activations may take while they are calibrated. [default: a quarter of RAM]",
+        ),
+        click.option("--calibration-samples", type=click.IntRange(1), default=100, help="How many of them are used."),
+        click.option(
+            "--calibration-data",
+            type=click.Path(path_type=Path),
+            metavar="FILE.npz",
+            help="Samples to find activation ranges on. [default: those of --data]",
+        ),
+    ):
+        command = option(command)
+    return command

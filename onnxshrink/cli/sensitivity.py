@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from onnxshrink.cli.options import HELP, custom_op_lib_option, debug_option
+from onnxshrink.cli.options import HELP, calibration_options, custom_op_lib_option, debug_option
 from onnxshrink.recipe import Recipe
 
 
@@ -19,13 +19,7 @@ from onnxshrink.recipe import Recipe
     metavar="FILE.npz",
     help="Samples to measure errors on: arrays named after the inputs. Required.",
 )
-@click.option(
-    "--calibration-data",
-    type=click.Path(path_type=Path),
-    metavar="FILE.npz",
-    help="Samples to find activation ranges on. [default: those of --data]",
-)
-@click.option("--calibration-samples", type=click.IntRange(1), default=100, help="How many of them are used.")
+@calibration_options
 @click.option(
     "--recipe",
     metavar="TEXT|FILE",
@@ -39,13 +33,6 @@ from onnxshrink.recipe import Recipe
     help="Relative error of the outputs that the suggested recipe should reach. [default: where the gain levels off]",
 )
 @click.option("--top", type=click.IntRange(1), default=20, help="How many nodes are shown.")
-@click.option(
-    "--memory",
-    "memory_mib",
-    type=click.IntRange(1),
-    metavar="MIB",
-    help="What activations may take while they are calibrated. [default: a quarter of RAM]",
-)
 @click.option("--threads", type=click.IntRange(0, os.cpu_count() or 1), default=0, help="Threads; 0: all cores.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seeds random choices.")
 @custom_op_lib_option
@@ -59,7 +46,7 @@ def sensitivity(
     recipe: str,
     max_error: float | None,
     top: int,
-    memory_mib: int | None,
+    memory_bytes: int | None,
     threads: int,
     seed: int,
     custom_op_libs: tuple[str, ...],
@@ -86,7 +73,7 @@ def sensitivity(
             recipe=passes,
             calibration_data=calibration_data,
             calibration_samples=calibration_samples,
-            memory_bytes=None if memory_mib is None else memory_mib * 2**20,
+            memory_bytes=memory_bytes,
             max_error=max_error,
             seed=seed,
             threads=threads,

@@ -96,6 +96,14 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
     old.replace_all_uses_with(new)
 
 
+def with_outputs(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
+    """A copy of the model whose only outputs are ``values``, which nodes of the main graph compute."""
+    probe = model.clone()
+    found = {output.name: output for node in probe.graph for output in node.outputs}
+    probe.graph.outputs[:] = [found[value.name] for value in values]
+    return probe
+
+
 def remove_node(node: ir.Node) -> None:
     """Remove a node whose outputs nobody reads, releasing what it and its subgraphs read."""
     for graph in subgraphs_of(node):

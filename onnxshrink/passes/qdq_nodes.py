@@ -94,8 +94,7 @@ class QdqWriter:
         for reader, index in value.uses():
             if reader in readers:
                 reader.replace_input_with(index, output)
-        if not value.uses() and value.is_initializer() and not value.is_graph_output() and value.name is not None:
-            self._model.graph.initializers.pop(value.name, None)
+        drop_initializer_if_unused(value)
 
     def _constant(self, name: str, array: np.ndarray) -> ir.Value:
         return add_constant(self._model, self._model.graph, self._names.fresh(name), array)

@@ -23,13 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxshrink.errors import RecipeError
 from onnxshrink.graph.edits import Names, add_constant
 from onnxshrink.graph.shapes import infer_shapes
 from onnxshrink.graph.walk import is_op, label
@@ -38,14 +36,15 @@ from onnxshrink.numerics.activation_statistics import ActivationStatistics
 from onnxshrink.numerics.layer_weights import IntegerWeight
 from onnxshrink.numerics.ranges import RangeEstimator, activation_parameters, estimate_range
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
-from onnxshrink.passes.convert_opset import ConvertOpset
 from onnxshrink.passes.equalize_layers import EqualizeLayers
 from onnxshrink.passes.integer_kernels import data_inputs
+from onnxshrink.passes.opset_floor import at_least_opset
 from onnxshrink.passes.placement import Placement, output_value, place
 from onnxshrink.passes.qdq_nodes import QdqWriter, drop_absorbed
 from onnxshrink.passes.registry import pass_class
 from onnxshrink.passes.smooth_activations import SmoothActivations
 from onnxshrink.passes.static_repair import RepairSettings, StaticRepair, input_scale
+from onnxshrink.passes.weight_selection import select
 from onnxshrink.passes.weighted_layers import WeightedLayer, weighted_layer
 
 _PREPARATION = (
@@ -213,17 +212,9 @@ class QuantizeStatic(Pass):
         Raises:
             RecipeError: a pattern matches no node.
         """
-        nodes = list(model.graph)
-        for name, patterns in (("include", self.include), ("exclude", self.exclude)):
-            for pattern in patterns:
-                if not any(_matches(node, pattern) for node in nodes):
-                    raise RecipeError(f"{self.name}: {name} '{pattern}' matches no node of this model")
-        return {
-            node
-            for node in nodes
-            if any(_matches(node, pattern) for pattern in self.exclude)
-            or (self.include and not any(_matches(node, pattern) for pattern in self.include))
-        }
+        nodes: list[ir.Node] = list(model.graph)
+        chosen: list[ir.Node] = select(self.name, "node", nodes, _names, self.include, self.exclude)
+        return set(nodes).difference(chosen)
 
 
 def prepare(model: ir.Model, context: Context) -> None:
@@ -231,9 +222,7 @@ def prepare(model: ir.Model, context: Context) -> None:
     for name in _PREPARATION:
         pass_class(name)().apply(model, context)
         infer_shapes(model)
-    if model.opset_imports.get("", 1) < _PER_CHANNEL_OPSET:
-        ConvertOpset(_PER_CHANNEL_OPSET).apply(model, context)
-        infer_shapes(model)
+    at_least_opset(model, _PER_CHANNEL_OPSET, context)
 
 
 def add_biases(model: ir.Model, layers: Sequence[ir.Node]) -> None:
@@ -289,5 +278,5 @@ def _unobserved(placement: Placement, statistics: Mapping[ir.Value, ActivationSt
     return [node for node in placement.nodes if missing & {*data_inputs(node), *node.outputs, output_value(node)}]
 
 
-def _matches(node: ir.Node, pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (label(node), node.op_type))
+def _names(node: ir.Node) -> tuple[str, str]:
+    return label(node), node.op_type

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.graph.constants import constant_tensor
-from onnxshrink.graph.edits import Names, add_constant, is_unused
+from onnxshrink.graph.edits import Names, add_constant, drop_initializer_if_unused
 from onnxshrink.graph.kernel_pairs import weight_pairs
 from onnxshrink.graph.walked_layer import WalkedLayer
 from onnxshrink.numerics.activation_statistics import ActivationStatistics
@@ -137,6 +137,8 @@ class StaticRepair:
         """Try the ranges of all estimators; one must move the layer's output clearly less than that of least error."""
         scale, statistics = self.scales[root], self.statistics[root]
         ranges = list(dict.fromkeys([estimate_range(statistics, "mse"), *candidate_ranges(statistics)]))
+        if len(ranges) == 1:
+            return
         parameters = [activation_parameters(span, self.settings.dtype, self.settings.symmetric) for span in ranges]
         errors = step.trial_errors([dict(zip(scale.names, found, strict=True)) for found in parameters])
         best = int(np.argmin(errors))
@@ -183,8 +185,8 @@ class StaticRepair:
         old = node.inputs[index]
         assert old is not None and old.name is not None
         node.replace_input_with(index, None)
-        if old.is_initializer() and not old.is_graph_input() and is_unused(old):
-            self.model.graph.initializers.pop(old.name)
+        drop_initializer_if_unused(old)
+        if old.name not in self.model.graph.initializers and old.producer() is None:
             self.names.release(old.name)
         new = add_constant(self.model, self.model.graph, self.names.fresh(old.name), array)
         node.replace_input_with(index, new)
