@@ -26,7 +26,7 @@ from onnxshrink.passes.base import Context
 _WALKED_SAMPLES = 64
 """A walk keeps what crosses from layer to layer for every sample: more of them repair little better."""
 
-_ERROR_SAMPLES = 16
+_ERROR_SAMPLES = 48
 
 _DRAFT_SAMPLES = 16
 

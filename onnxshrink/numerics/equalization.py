@@ -57,6 +57,9 @@ HEADROOMS = (1.0, 1.5, 2.0, 3.0)
 LEAST_GAIN = 0.1
 """An estimated error that falls by less is not worth new weights."""
 
+COMPENSATED = 0.1
+"""The share of the weights' squared error that is left, about, when rounding compensates for it."""
+
 _SIGMAS_PER_RANGE = 8.0
 
 
@@ -92,9 +95,12 @@ class ChannelRanges:
         return np.square(self.mean) + np.square((self.high - self.low) / _SIGMAS_PER_RANGE)
 
     def rounding(self, scale: Float64Array) -> Float64Array:
-        """Expected squared rounding error of each channel, (channels,), when they are divided by ``scale``."""
+        """Expected squared rounding error of each channel, (channels,), when they are divided by ``scale``.
+
+        What rounds to zero loses its energy and no more: a channel that carries nothing has no error.
+        """
         step = float((self.high / scale).max() - (self.low / scale).min()) / 255
-        return np.asarray(np.square(scale * step) / 12)
+        return np.minimum(np.square(scale * step) / 12, self.energy)
 
     def clipping(self, scale: Float64Array) -> Float64Array:
         """Expected squared clipping error of each channel, (channels,), on inputs that were not observed."""
@@ -136,7 +142,7 @@ class ProductTable:
         table = self.magnitude if scale is None else self.magnitude * self._per_input(scale)
         return np.asarray(table.max(axis=2).reshape(-1), np.float64)
 
-    def noise(self, activation: ChannelRanges, scale: Float64Array) -> float:
+    def noise(self, activation: ChannelRanges, scale: Float64Array, weight_noise: float = 1.0) -> float:
         """Expected squared error of the product, summed over its outputs, when both factors are rounded to 8 bits.
 
         Clipping counts as far as ``scale`` adds to it.
@@ -144,12 +150,13 @@ class ProductTable:
         Args:
             activation: the range of the input, (in,).
             scale: (in,) what its channels are divided by, and the weights multiplied with.
+            weight_noise: the share of the weights' error that is left when their rounding compensates.
         """
         clipping = activation.clipping(scale) - activation.clipping(np.ones_like(scale))
         from_activation = float(activation.rounding(scale) @ self.energy) + max(float(clipping @ self.energy), 0.0)
         steps = np.square(self.outputs(scale) / 127).reshape(self.magnitude.shape[:2]).sum(axis=1)
         inputs = (activation.energy / np.square(scale)).reshape(len(steps), -1).sum(axis=1)
-        return from_activation + self.taps * float(steps @ inputs) / 12
+        return from_activation + weight_noise * self.taps * float(steps @ inputs) / 12
 
     def _per_output(self, scale: Float64Array) -> np.ndarray:
         groups, outputs, _ = self.magnitude.shape
@@ -167,12 +174,14 @@ class Product:
     Attributes:
         table: its weight.
         ranges: what it reads, per input channel: (in,).
-        channels: the number of channels that get a scale; each is read as in/channels neighbouring input channels.
+        channels: the number of channels that get a scale.
+        index: (in,) which scale each input channel takes; None: in/channels neighbouring ones share one.
     """
 
     table: ProductTable
     ranges: ChannelRanges
     channels: int
+    index: NDArray[np.intp] | None = None
 
     @property
     def activation_magnitude(self) -> Float64Array:
@@ -182,12 +191,21 @@ class Product:
     def weight_magnitude(self) -> Float64Array:
         return self._per_channel(self.table.inputs())
 
-    def noise(self, scale: Float64Array) -> float:
+    def noise(self, scale: Float64Array, weight_noise: float = 1.0) -> float:
         """Expected squared error when both factors are rounded to 8 bits; ``scale``: (channels,)."""
-        return self.table.noise(self.ranges, np.repeat(scale, self.table.in_channels // self.channels))
+        return self.table.noise(self.ranges, scale[self._index], weight_noise)
+
+    @property
+    def _index(self) -> NDArray[np.intp]:
+        if self.index is not None:
+            return self.index
+        return np.repeat(np.arange(self.channels), self.table.in_channels // self.channels)
 
     def _per_channel(self, inputs: Float64Array) -> Float64Array:
-        return np.asarray(inputs.reshape(self.channels, -1).max(axis=1))
+        """The largest of the input channels that share a scale; 0 for scales that this product does not read."""
+        found = np.zeros(self.channels)
+        np.maximum.at(found, self._index, inputs)
+        return found
 
 
 def product_table(weight: np.ndarray, layout: WeightLayout) -> ProductTable:
@@ -238,15 +256,19 @@ def smoothed_scales(products: Sequence[Product], alpha: float, headroom: float =
     return balancing_scales(np.minimum(headroom * activation, activation.max()), weight, alpha)
 
 
-def noise_ratio(products: Sequence[Product], scale: Float64Array) -> float:
+def noise_ratio(products: Sequence[Product], scale: Float64Array, weight_noise: float = 1.0) -> float:
     """The root of the expected squared error with ``scale`` (channels,) over that without; 1 where there is none."""
-    before = sum(product.noise(np.ones_like(scale)) for product in products)
-    after = sum(product.noise(scale) for product in products)
+    before = sum(product.noise(np.ones_like(scale), weight_noise) for product in products)
+    after = sum(product.noise(scale, weight_noise) for product in products)
     return float(np.sqrt(after / before)) if before > 0 else 1.0
 
 
 def quietest_scales(
-    products: Sequence[Product], least: Float64Array, powers_of_two: bool, alpha: float | None = None
+    products: Sequence[Product],
+    least: Float64Array,
+    powers_of_two: bool,
+    alpha: float | None = None,
+    weight_noise: float = 1.0,
 ) -> Float64Array:
     """The settled scales, (channels,), of SmoothQuant with the ``alpha`` given, or those of least expected error.
 
@@ -259,7 +281,7 @@ def quietest_scales(
         for value in ALPHAS
         for headroom in HEADROOMS
     ]
-    ratios = [noise_ratio(products, candidate) for candidate in candidates]
+    ratios = [noise_ratio(products, candidate, weight_noise) for candidate in candidates]
     best = int(np.argmin(ratios))
     return candidates[best] if ratios[best] <= 1 - LEAST_GAIN else np.ones_like(least)
 

@@ -29,6 +29,8 @@ from onnxshrink.passes.linear_nodes import ChannelAxis, LinearNode, linear_node,
 from onnxshrink.passes.refusal import CannotFold
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from onnxshrink.numerics.activation_statistics import ActivationStatistics
 
 _ELEMENTWISE = ("Relu", "LeakyRelu", "PRelu", "Clip", "Identity", "Dropout")
@@ -120,7 +122,7 @@ def reach(channels: Channels, size: int) -> Reach:
             refusals.append(f"{place.value.name} is an output of its graph")
         for node, index in place.value.uses():
             try:
-                found = _arrive(node, index, place, size)
+                found = arrive(node, index, place, size)
             except CannotFold as refusal:
                 refusals.append(str(refusal))
                 continue
@@ -131,7 +133,7 @@ def reach(channels: Channels, size: int) -> Reach:
                 shifts.append(found)
                 found = Channels(node.outputs[0], found.from_end, found.repeat)
             pending.append(found)
-            if is_op(node, "Clip") and not _commutes_everywhere(node):
+            if is_op(node, "Clip") and not commutes_everywhere(node):
                 clips.append(node)
     return Reach(tuple(readers), tuple(shifts), tuple(clips), tuple(refusals))
 
@@ -203,25 +205,42 @@ def observed_products(sites: Sequence[tuple[Reach, int]], model: ir.Model, conte
     A site of which some activation was not observed gets an empty list.
     """
     axes = {reader.activation: reader.from_end for site, _ in sites for reader in site.readers}
-    ranks = {value: rank(value) for value in axes}
-    known: dict[ir.Value, int | None] = {
-        value: ndim + axes[value] for value, ndim in ranks.items() if ndim is not None and ndim + axes[value] >= 0
-    }
-    statistics = context.statistics(model, known) if known else {}
+    statistics = observed_channels(axes, model, context)
     for site, size in sites:
         yield _products(site, size, statistics)
 
 
+def observed_channels(
+    axes: Mapping[ir.Value, int], model: ir.Model, context: Context
+) -> Mapping[ir.Value, ActivationStatistics]:
+    """Statistics of activations along axes that are counted from the end; those that cannot be had are left out."""
+    ranks = {value: rank(value) for value in axes}
+    known: dict[ir.Value, int | None] = {
+        value: ndim + axes[value] for value, ndim in ranks.items() if ndim is not None and ndim + axes[value] >= 0
+    }
+    return context.statistics(model, known) if known else {}
+
+
 def _products(site: Reach, size: int, statistics: Mapping[ir.Value, ActivationStatistics]) -> list[Product]:
-    products = []
-    for reader in site.readers:
-        seen = statistics.get(reader.activation)
-        if seen is None or seen.channel_low is None or seen.channel_high is None or seen.channel_mean is None:
-            return []
-        count = seen.count // len(seen.channel_low)
-        ranges = ChannelRanges.of(seen.channel_low, seen.channel_high, seen.channel_mean, count)
-        products.append(Product(product_table(reader.linear.weight, reader.linear.layout), ranges, size))
-    return products
+    found = [seen_product(reader.linear, statistics.get(reader.activation), size) for reader in site.readers]
+    known = [product for product in found if product is not None]
+    return known if len(known) == len(found) else []
+
+
+def seen_product(
+    linear: LinearNode, seen: ActivationStatistics | None, size: int, factors: NDArray[np.intp] | None = None
+) -> Product | None:
+    """A product with the ranges it reads, None when they were not observed; ``factors``: see :class:`Product`."""
+    ranges = channel_ranges(seen)
+    return None if ranges is None else Product(product_table(linear.weight, linear.layout), ranges, size, factors)
+
+
+def channel_ranges(seen: ActivationStatistics | None) -> ChannelRanges | None:
+    """The ranges of an activation's channels; None when they were not observed."""
+    if seen is None or seen.channel_low is None or seen.channel_high is None or seen.channel_mean is None:
+        return None
+    count = seen.count // len(seen.channel_low)
+    return ChannelRanges.of(seen.channel_low, seen.channel_high, seen.channel_mean, count)
 
 
 class ConstantStore:
@@ -248,7 +267,7 @@ class ConstantStore:
         return add_constant(self._model, graph, self.names.fresh(name), array)
 
 
-def _arrive(node: ir.Node, index: int, place: Channels, size: int) -> Channels | Shift | Reader:
+def arrive(node: ir.Node, index: int, place: Channels, size: int) -> Channels | Shift | Reader:
     """What reading ``place`` as input ``index`` makes of ``node``: a product that takes the factor in, or the way on.
 
     Raises:
@@ -339,6 +358,6 @@ def _all_known(dims: list[int | ir.SymbolicDim]) -> bool:
     return all(isinstance(dim, int) for dim in dims)
 
 
-def _commutes_everywhere(clip: ir.Node) -> bool:
+def commutes_everywhere(clip: ir.Node) -> bool:
     ends = clip_ends(clip)
     return ends is not None and ends[0] in (0, -math.inf) and ends[1] in (0, math.inf)

@@ -1,22 +1,24 @@
 """Moves range from a layer's output channels to the layers that read them, so that both quantize with less error.
 
-For s > 0 per channel, and f that commutes with positive factors (Relu, LeakyRelu, PRelu, pooling, moves of data):
+For s > 0 per channel, and f that commutes with positive factors (Relu, LeakyRelu, PRelu, pooling, moves of data, sums):
 
     W₂·f(W₁·x + b₁) = (W₂·S) · f(S⁻¹·W₁·x + S⁻¹·b₁)
 
 W₁: Conv, ConvTranspose, Gemm, MatMul with its Add, and inference BatchNormalization; W₂: all products that read the
-channels, grouped and depthwise ones included.
+channels, grouped and depthwise ones included. Layers whose outputs meet, in the Add of a residual connection or in a
+Concat, are scaled together: see ``passes/channel_groups.py``.
 
 Scales: by the ``activations`` that were observed, s = max|x|^α / max|W₂|^(1−α) with the α of least estimated error; or
 by the ``weights`` alone, s = √(r₁/r₂), r₁ and r₂ the largest weights of the channel, repeated along chains of layers
 until the scales settle. With scales rounded to powers of two, outputs keep every bit.
 
-A Clip, such as a Relu6, commutes only for channels that certainly stay between its ends: by interval arithmetic over
-the weights, from the ends of the activation in front. Those channels may grow as far as the Clip allows. All others
-keep s = 1, so that the function stays the same for every input, not only for those that were observed.
+A Clip, such as a Relu6, commutes only for channels that stay between its ends. With ``clips=proven`` those are the ones
+that certainly do, by interval arithmetic over the weights, so that the function stays the same for every input. With
+``clips=observed`` they are those that do on the data: quantization cuts activations off at the range that was observed
+anyway. Such channels may grow as far as the Clip allows; all others keep s = 1.
 
-Refusals: channels that anything else reads, such as the Add of a residual connection or an output of the graph; weights
-that several nodes share; operators that do not commute; numbers that do not fit the weight's type.
+Refusals: channels that anything else reads, or that reach an output of the graph; weights that several nodes share;
+operators that do not commute; numbers that do not fit the weight's type.
 
 Sources: Nagel et al. 2019, https://arxiv.org/abs/1906.04721; Meller et al. 2019, https://arxiv.org/abs/1902.01917;
 Xiao et al. 2022, https://arxiv.org/abs/2211.10438.
@@ -34,56 +36,40 @@ import onnx_ir as ir
 
 from onnxshrink.graph.walk import all_graphs, is_op, label, opset_of
 from onnxshrink.numerics.equalization import (
+    COMPENSATED,
+    Product,
     balancing_scales,
     product_bounds,
     product_table,
     quietest_scales,
     settled_scales,
 )
-from onnxshrink.numerics.folding import Affine, is_float
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
+from onnxshrink.passes.channel_groups import ChannelGroup, ClippedLane, Producer, channel_groups
 from onnxshrink.passes.equalization_pairs import (
-    Channels,
     ConstantStore,
-    Reach,
+    channel_ranges,
     clip_ends,
-    observed_products,
-    reach,
-    require_own_weight,
+    observed_channels,
+    seen_product,
 )
-from onnxshrink.passes.linear_nodes import LinearNode, linear_node
 from onnxshrink.passes.refusal import CannotFold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Float64Array = NDArray[np.float64]
+    from onnxshrink.numerics.activation_statistics import ActivationStatistics
 
-_PRODUCERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
+    Float64Array = NDArray[np.float64]
+    Seen = Mapping[ir.Value, ActivationStatistics]
+
 _PRESERVES_ENDS = ("MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose", "Identity")
 _UNIT_INTERVAL = ("Sigmoid", "HardSigmoid", "Softmax")
 _ROUNDING_ROOM = 1 + 1e-5
+_OBSERVED_ROOM = 1.1
+"""How much wider than it was seen to be a channel must fit between the ends of a Clip."""
 _SWEEPS = 30
 _SETTLED = 1e-3
-
-
-@dataclass(frozen=True)
-class _Site:
-    """One layer and all that reads it.
-
-    Attributes:
-        layer: the layer whose output channels are divided.
-        reach: the products that take the factors in.
-        least: (channels,) the smallest scale for each channel; infinite where it must stay 1.
-    """
-
-    layer: LinearNode
-    reach: Reach
-    least: Float64Array
-
-    @property
-    def size(self) -> int:
-        return self.layer.out_axis.size
 
 
 @dataclass(frozen=True)
@@ -99,100 +85,109 @@ class EqualizeLayers(Pass):
     scales: Literal["any", "powers-of-two"] = field(
         default="any", metadata={"help": "powers of two keep every bit of the outputs, and even out a little less"}
     )
+    clips: Literal["proven", "observed"] = field(
+        default="proven",
+        metadata={"help": "which channels never reach a Clip's ends: for any input, or on the data that was observed"},
+    )
 
     def apply(self, model: ir.Model, context: Context) -> PassResult:
-        sites, skips = _find_sites(model)
-        scales = self._scales(model, sites, context)
+        groups, skips = _find_groups(model)
+        seen: Seen = {} if self.strategy == "weights" else observed_channels(_axes(groups), model, context)
+        least = [_least_scales(group, seen if self.clips == "observed" else {}) for group in groups]
+        scales = self._scales(groups, least, seen)
         store = ConstantStore(model)
         changes: list[Change] = []
-        for site, scale in zip(sites, scales, strict=True):
-            name = label(site.layer.node)
+        for group, scale in zip(groups, scales, strict=True):
+            name = label(group.producers[0].linear.node)
             if scale is None:
                 skips.append(Skip(name, "what reads it was not observed on data"))
             elif (scale == 1).all():
-                skips.append(Skip(name, _why_unchanged(site)))
+                skips.append(Skip(name, _why_unchanged(group)))
             else:
                 try:
-                    changes.append(_rescale(site, scale, store))
+                    changes.append(_rescale(group, scale, store))
                 except CannotFold as refusal:
                     skips.append(Skip(name, str(refusal)))
         return PassResult(tuple(changes), tuple(skips))
 
-    def _scales(self, model: ir.Model, sites: Sequence[_Site], context: Context) -> list[Float64Array | None]:
-        """The scales of each site; None where they would need data that there is not."""
+    def _scales(
+        self, groups: Sequence[ChannelGroup], least: Sequence[Float64Array], seen: Seen
+    ) -> list[Float64Array | None]:
+        """The scales of each group; None where they would need data that there is not."""
         powers = self.scales == "powers-of-two"
-        known: dict[int, Float64Array] = {}
-        if self.strategy != "weights":
-            observed = observed_products([(site.reach, site.size) for site in sites], model, context)
-            known = {
-                index: quietest_scales(products, sites[index].least, powers)
-                for index, products in enumerate(observed)
-                if products
-            }
+        observed = [_seen_products(group, seen) for group in groups]
+        known = {
+            index: quietest_scales(products, least[index], powers, weight_noise=COMPENSATED)
+            for index, products in enumerate(observed)
+            if products
+        }
         if self.strategy == "activations":
-            return [known.get(index) for index in range(len(sites))]
-        found = _Chains(sites).settle(known) if len(known) < len(sites) else [known[index] for index in sorted(known)]
+            return [known.get(index) for index in range(len(groups))]
+        found = _Chains(groups, least).settle(known)
         return [
-            known[index] if index in known else settled_scales(scale, site.least, powers)
-            for index, (site, scale) in enumerate(zip(sites, found, strict=True))
+            known[index] if index in known else settled_scales(scale, least[index], powers)
+            for index, scale in enumerate(found)
         ]
 
 
-def _find_sites(model: ir.Model) -> tuple[list[_Site], list[Skip]]:
-    sites: list[_Site] = []
+def _find_groups(model: ir.Model) -> tuple[list[ChannelGroup], list[Skip]]:
+    """The groups that can be scaled: something reads them, and not all of their factors are fixed."""
+    found: list[ChannelGroup] = []
     skips: list[Skip] = []
     for graph in all_graphs(model):
         if opset_of(model, graph) < 7:  # older operators broadcast differently
             continue
-        for node in graph:
-            if not is_op(node, *_PRODUCERS):
-                continue
-            try:
-                site = _site(node)
-            except CannotFold as refusal:
-                skips.append(Skip(label(node), str(refusal)))
-                continue
-            if site is not None:
-                sites.append(site)
-    return sites, skips
+        groups, refused = channel_groups(graph)
+        skips += [Skip(label(node), reason) for node, reason in refused.items()]
+        for group in groups:
+            if group.fixed.all():
+                skips += [Skip(label(producer.linear.node), group.obstacles[0]) for producer in group.producers]
+            elif group.producers and group.consumers:
+                found.append(group)
+    return found, skips
 
 
-def _site(node: ir.Node) -> _Site | None:
-    """The layer ``node`` with its readers, or None when it is no layer or ends the graph.
+def _axes(groups: Sequence[ChannelGroup]) -> Mapping[ir.Value, int]:
+    """The activations whose ranges matter, with their axis counted from the end."""
+    axes = {consumer.activation: consumer.from_end for group in groups for consumer in group.consumers}
+    return axes | {clip.node.outputs[0]: clip.lane.from_end for group in groups for clip in group.clips}
 
-    Raises:
-        CannotFold: its channels cannot be scaled.
+
+def _seen_products(group: ChannelGroup, seen: Seen) -> list[Product]:
+    """What reads a group with the ranges it reads; empty when some were not observed."""
+    found = [
+        seen_product(consumer.linear, seen.get(consumer.activation), group.size, consumer.factors)
+        for consumer in group.consumers
+    ]
+    known = [product for product in found if product is not None]
+    return known if len(known) == len(found) else []
+
+
+def _least_scales(group: ChannelGroup, seen: Seen) -> Float64Array:
+    """How far each channel may grow, 1/s, below the Clips behind it, (size,); infinite where it must stay as it is.
+
+    ``seen``: ranges that can be trusted; for activations that are not in it, what is certain.
     """
-    layer = linear_node(node)
-    if layer is None or not is_float(layer.weight):
-        return None
-    axis = layer.out_axis
-    output = node.outputs[0] if layer.bias_node is None else layer.bias_node.outputs[0]
-    found = reach(Channels(output, axis.from_end), axis.size)
-    if output.is_graph_output() and not output.uses():
-        return None
-    if found.refusals:
-        raise CannotFold(found.refusals[0])
-    if not found.readers:
-        return None
-    require_own_weight(node)
-    return _Site(layer, found, _least_scales(layer, output, found.clips))
-
-
-def _least_scales(layer: LinearNode, output: ir.Value, clips: Sequence[ir.Node]) -> Float64Array:
-    """How far each channel may grow, 1/s, below the Clips behind the layer; infinite where it must stay as it is."""
-    channels = layer.out_axis.size
-    least = np.zeros(channels)
-    if not clips:
-        return least
-    low, high = _output_bounds(layer)
-    for clip in clips:
-        ends = clip_ends(clip)
-        if ends is None or clip.inputs[0] is not output:
-            return np.full(channels, np.inf)
-        for end, reached in ((-ends[0], -low), (ends[1], high)):
-            least = np.maximum(least, _growth_limit(reached, end))
+    least = np.where(group.fixed, np.inf, 0.0)
+    for clip in group.clips:
+        ends, lane = clip_ends(clip.node), clip.lane
+        bounds = _clipped_bounds(clip, group.producers, seen)
+        if ends is None or bounds is None:
+            least[lane.factors] = np.inf
+            continue
+        for end, reached in ((-ends[0], -bounds[0]), (ends[1], bounds[1])):
+            np.maximum.at(least, lane.factors, _growth_limit(reached, end))
     return least
+
+
+def _clipped_bounds(
+    clip: ClippedLane, producers: Sequence[Producer], seen: Seen
+) -> tuple[Float64Array, Float64Array] | None:
+    """The smallest and largest that each channel in front of a Clip gets, (channels,); None when that is unknown."""
+    ranges = channel_ranges(seen.get(clip.node.outputs[0]))
+    if ranges is not None:
+        return ranges.low * _OBSERVED_ROOM, ranges.high * _OBSERVED_ROOM
+    return next((_output_bounds(one) for one in producers if one.output is clip.lane.value), None)
 
 
 def _growth_limit(reached: Float64Array, end: float) -> Float64Array:
@@ -203,8 +198,9 @@ def _growth_limit(reached: Float64Array, end: float) -> Float64Array:
     return np.where(share <= 1, share, np.inf)
 
 
-def _output_bounds(layer: LinearNode) -> tuple[Float64Array, Float64Array]:
+def _output_bounds(producer: Producer) -> tuple[Float64Array, Float64Array]:
     """The smallest and largest that each output channel can be for any input of the model, (out,)."""
+    layer = producer.linear
     channels = layer.out_axis.size
     if is_op(layer.node, "BatchNormalization"):
         return np.full(channels, -np.inf), np.full(channels, np.inf)
@@ -230,23 +226,27 @@ def _value_bounds(value: ir.Value | None) -> tuple[float, float]:
 
 
 class _Chains:
-    """Sites that share layers: the scales of one change the weights that its neighbours balance."""
+    """Groups that share layers: the scales of one change the weights that its neighbours balance."""
 
-    def __init__(self, sites: Sequence[_Site]) -> None:
-        self._sites = sites
-        self._layers = {site.layer.node: index for index, site in enumerate(sites)}
-        self._readers = {
-            reader.linear.node: (index, reader.repeat)
-            for index, site in enumerate(sites)
-            for reader in site.reach.readers
-        }
-        linears = [site.layer for site in sites]
-        linears += [reader.linear for site in sites for reader in site.reach.readers]
+    def __init__(self, groups: Sequence[ChannelGroup], least: Sequence[Float64Array]) -> None:
+        self._groups, self._least = groups, least
+        linears = [producer.linear for group in groups for producer in group.producers]
+        linears += [consumer.linear for group in groups for consumer in group.consumers]
         self._tables = {linear.node: product_table(linear.weight, linear.layout) for linear in linears}
+        self._behind = {
+            producer.linear.node: (index, producer.factors)
+            for index, group in enumerate(groups)
+            for producer in group.producers
+        }
+        self._before = {
+            consumer.linear.node: (index, consumer.factors)
+            for index, group in enumerate(groups)
+            for consumer in group.consumers
+        }
 
     def settle(self, known: Mapping[int, Float64Array]) -> list[Float64Array]:
-        """Scales that give the weights on both sides of each site equal ranges; those ``known`` are kept."""
-        scales = [known.get(index, np.ones(site.size)) for index, site in enumerate(self._sites)]
+        """Scales that give the weights on both sides of each group equal ranges; those ``known`` are kept."""
+        scales = [known.get(index, np.ones(group.size)) for index, group in enumerate(self._groups)]
         for _ in range(_SWEEPS):
             moved = 0.0
             for index in range(len(scales)):
@@ -259,39 +259,40 @@ class _Chains:
         return scales
 
     def _balanced(self, index: int, scales: Sequence[Float64Array]) -> Float64Array:
-        """The scales of one site, given those of all others."""
-        site = self._sites[index]
-        node = site.layer.node
-        before, repeat = self._readers.get(node, (None, 1))
-        first = self._tables[node].outputs(None if before is None else np.repeat(scales[before], repeat))
-        second = np.zeros(site.size)
-        for reader in site.reach.readers:
-            behind = self._layers.get(reader.linear.node)
-            inputs = self._tables[reader.linear.node].inputs(None if behind is None else 1 / scales[behind])
-            second = np.maximum(second, inputs.reshape(site.size, -1).max(axis=1))
-        return settled_scales(balancing_scales(first, second), site.least)
+        """The scales of one group, given those of all others."""
+        group = self._groups[index]
+        first, second = np.zeros(group.size), np.zeros(group.size)
+        for producer in group.producers:
+            found = self._before.get(producer.linear.node)
+            inputs = None if found is None or found[0] == index else scales[found[0]][found[1]]
+            np.maximum.at(first, producer.factors, self._tables[producer.linear.node].outputs(inputs))
+        for consumer in group.consumers:
+            found = self._behind.get(consumer.linear.node)
+            outputs = None if found is None or found[0] == index else 1 / scales[found[0]][found[1]]
+            np.maximum.at(second, consumer.factors, self._tables[consumer.linear.node].inputs(outputs))
+        return settled_scales(balancing_scales(first, second), self._least[index])
 
 
-def _rescale(site: _Site, scale: Float64Array, store: ConstantStore) -> Change:
-    """Divide the layer's channels by ``scale``; its readers multiply by it.
+def _rescale(group: ChannelGroup, scale: Float64Array, store: ConstantStore) -> Change:
+    """Divide the channels of a group's layers by ``scale``; its readers multiply by it.
 
     Raises:
         CannotFold: a weight would not fit its type; nothing is changed then.
     """
-    layer = linear_node(site.layer.node)  # its weight may have changed since the site was found
-    assert layer is not None
-    store.write([*layer.after(Affine(1 / scale, np.zeros(()))), *site.reach.absorb(scale)])
-    if is_op(layer.node, "Gemm") and layer.bias is not None:
-        layer.node.attributes.pop("beta", None)  # the new bias holds it
-    targets = " and ".join(label(reader.linear.node) for reader in site.reach.readers)
+    new = group.rescaled(scale)
+    store.write(new)
+    for constant in new:
+        if is_op(constant.node, "Gemm") and constant.index == 2:
+            constant.node.attributes.pop("beta", None)  # the new bias holds it
+    targets = " and ".join(label(consumer.linear.node) for consumer in group.consumers)
     return Change(
-        label(layer.node),
+        " and ".join(label(producer.linear.node) for producer in group.producers),
         f"{int((scale != 1).sum())} of {len(scale)} channels divided by {scale.min():.3g} to {scale.max():.3g}, "
         f"which {targets} take up",
     )
 
 
-def _why_unchanged(site: _Site) -> str:
-    if np.isinf(site.least).all():
+def _why_unchanged(group: ChannelGroup) -> str:
+    if group.clips and not group.fixed.all() and np.isinf(_least_scales(group, {})).all():
         return "a Clip cuts every channel off, or may: scaled, it would cut elsewhere"
     return "its channels are even enough"

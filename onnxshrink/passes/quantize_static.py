@@ -9,7 +9,8 @@ them by its integer kernel. Integer weights are pair-safe: no u8·s8 kernel can 
 biases are then repaired layer by layer on the quantized model's own activations; see ``static_repair``.
 
 The graph is cleaned up first where integer kernels need it: BatchNormalization and other affine nodes folded, the opset
-raised to 13. Cross-layer equalization and SmoothQuant are applied when they lower the error of the outputs.
+raised to 13. Cross-layer equalization and SmoothQuant are applied when a draft shows that they may help, and kept when
+the outputs of the finished model are closer with them.
 
 Refusals: nodes without an integer kernel; weights or biases that are computed while the model runs; float16 and double;
 tails behind the last layer and gates of squeeze-excite blocks, which cost little and need their precision; nodes in
@@ -34,7 +35,7 @@ from onnxshrink.graph.walk import is_op, label
 from onnxshrink.graph.walked_layer import WalkedLayer
 from onnxshrink.numerics.activation_statistics import ActivationStatistics
 from onnxshrink.numerics.layer_weights import IntegerWeight
-from onnxshrink.numerics.ranges import RangeEstimator, activation_parameters, estimate_range
+from onnxshrink.numerics.ranges import RangeEstimator, activation_parameters, careful_range, estimate_range
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
 from onnxshrink.passes.equalize_layers import EqualizeLayers
 from onnxshrink.passes.integer_kernels import data_inputs
@@ -59,8 +60,8 @@ _PREPARATION = (
     "drop-unused",
 )
 _PER_CHANNEL_OPSET = 13
-_CLEARLY_BETTER = 0.95
-"""Equalization and smoothing must bring the outputs' error below this share of what it is without."""
+_WORTH_TRYING = 0.98
+"""Equalization and smoothing are tried where they bring the outputs' error in a draft below this share."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,18 @@ class QuantizeStatic(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> PassResult:
         prepare(model, context)
-        self._ease(model, context)
-        return self._apply_prepared(model, context)
+        eased, certain = self._eased(model, context)
+        if eased is None:
+            return self._apply_prepared(model, context)
+        reference = model.clone()
+        candidates = [eased] if certain else [eased, model]
+        results = [self._apply_prepared(candidate, context) for candidate in candidates]
+        errors = (
+            [context.output_error(reference, candidate) or 0.0 for candidate in candidates] if not certain else [0.0]
+        )
+        best = int(np.argmin(errors))
+        model.graph = candidates[best].graph
+        return results[best]
 
     def _apply_prepared(self, model: ir.Model, context: Context) -> PassResult:
         excluded = self._excluded(model)
@@ -149,7 +160,7 @@ class QuantizeStatic(Pass):
             WalkedLayer(output, _walked_names(layer)[0], layer.output_axis, (judged, _walked_names(layer)[1]))
             for (output, judged), layer in zip(before, layers, strict=True)
         ]
-        repair = StaticRepair(model, self._repair_settings, scales, statistics, names)
+        repair = StaticRepair(model, self._repair_settings, scales, statistics, names, _cut(placement))
         repair.run(reference, list(zip(walked, layers, strict=True)), context)
         drop_absorbed(placement, scales)
         for layer in layers:
@@ -157,16 +168,27 @@ class QuantizeStatic(Pass):
         writer.keep_products(placement)
         writer.keep_float(placement)
 
-    def _ease(self, model: ir.Model, context: Context) -> None:
-        """Move range to where it quantizes better, without changing the function."""
-        easing: tuple[tuple[str, Pass], ...] = ((self.equalize, EqualizeLayers()), (self.smooth, SmoothActivations()))
+    def _eased(self, model: ir.Model, context: Context) -> tuple[ir.Model | None, bool]:
+        """The same function with range moved to where it should quantize better, and whether it is wanted in any case.
+
+        None when there is nothing to gain.
+        """
+        easing: tuple[tuple[str, Pass], ...] = (
+            (self.equalize, EqualizeLayers(clips="observed")),
+            (self.smooth, SmoothActivations()),
+        )
+        eased, certain = model, False
         for wanted, one_pass in easing:
-            if wanted == "on" or (wanted == "auto" and self._helps(one_pass, model, context.draft or context)):
-                one_pass.apply(model, context)
-                infer_shapes(model)
+            if wanted == "off" or (wanted == "auto" and not self._helps(one_pass, eased, context.draft or context)):
+                continue
+            changed = eased.clone()
+            if one_pass.apply(changed, context).changed:
+                infer_shapes(changed)
+                eased, certain = changed, certain or wanted == "on"
+        return (None if eased is model else eased), certain
 
     def _helps(self, one_pass: Pass, model: ir.Model, context: Context) -> bool:
-        """Whether outputs are clearly closer after a pass, with everything else as plain as it can be."""
+        """Whether outputs are closer after a pass, with everything else as plain as it can be."""
         eased = model.clone()
         if not one_pass.apply(eased, context).changed:
             return False
@@ -178,7 +200,7 @@ class QuantizeStatic(Pass):
             plain._apply_prepared(quantized, context)
             errors.append(context.output_error(model, quantized))
         before, after = errors
-        return before is not None and after is not None and after < _CLEARLY_BETTER * before
+        return before is not None and after is not None and after < _WORTH_TRYING * before
 
     @property
     def _repair_settings(self) -> RepairSettings:
@@ -196,15 +218,14 @@ class QuantizeStatic(Pass):
         self, placement: Placement, statistics: Mapping[ir.Value, ActivationStatistics]
     ) -> dict[ir.Value, tuple[np.ndarray, np.ndarray]]:
         """Scale and zero point of every root."""
-        estimator: RangeEstimator = "mse" if self.calibration == "auto" else self.calibration
-        return {
-            root: activation_parameters(
-                estimate_range(statistics[root], estimator, percentile=self.percentile),
-                self.activation_type,
-                self.symmetric,
-            )
-            for root in dict.fromkeys(placement.roots.values())
-        }
+        roots = dict.fromkeys(placement.roots.values())
+        if self.calibration == "auto":
+            cut = _cut(placement)
+            spans = {root: careful_range(statistics[root], aligned=root not in cut) for root in roots}
+        else:
+            estimator: RangeEstimator = self.calibration
+            spans = {root: estimate_range(statistics[root], estimator, percentile=self.percentile) for root in roots}
+        return {root: activation_parameters(span, self.activation_type, self.symmetric) for root, span in spans.items()}
 
     def _excluded(self, model: ir.Model) -> set[ir.Node]:
         """The nodes that the user wants float.
@@ -270,6 +291,11 @@ def _walked_names(layer: WeightedLayer) -> tuple[str, str]:
     output, judged = layer.node.outputs[0].name, output_value(layer.node).name
     assert output is not None and judged is not None
     return output, judged
+
+
+def _cut(placement: Placement) -> set[ir.Value]:
+    """The values whose range bounds what a kernel gives in place of a Clip."""
+    return {node.outputs[0] for node in placement.absorbed if is_op(node, "Clip")}
 
 
 def _unobserved(placement: Placement, statistics: Mapping[ir.Value, ActivationStatistics]) -> list[ir.Node]:

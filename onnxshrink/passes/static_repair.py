@@ -14,7 +14,7 @@ already quantized and repaired:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,7 +27,13 @@ from onnxshrink.graph.walked_layer import WalkedLayer
 from onnxshrink.numerics.activation_statistics import ActivationStatistics
 from onnxshrink.numerics.layer_inputs import input_moments
 from onnxshrink.numerics.layer_weights import IntegerWeight, quantize_rows
-from onnxshrink.numerics.ranges import ActivationType, activation_parameters, candidate_ranges, estimate_range
+from onnxshrink.numerics.ranges import (
+    ActivationType,
+    activation_parameters,
+    aligned_range,
+    candidate_ranges,
+    careful_range,
+)
 from onnxshrink.passes.base import Context, LayerStep
 from onnxshrink.passes.qdq_nodes import ActivationScale
 from onnxshrink.passes.weighted_layers import WeightedLayer
@@ -78,6 +84,7 @@ class StaticRepair:
         model: the model with QuantizeLinear and DequantizeLinear around activations, its weights still float.
         scales: the activation scales, by root.
         statistics: statistics of the roots.
+        cut: roots that a Clip in front bounds. The kernel does the clipping: their ranges must not reach beyond.
         weights: the integers chosen so far, by layer.
     """
 
@@ -86,6 +93,7 @@ class StaticRepair:
     scales: Mapping[ir.Value, ActivationScale]
     statistics: Mapping[ir.Value, ActivationStatistics]
     names: Names
+    cut: Collection[ir.Value] = ()
     weights: dict[ir.Node, IntegerWeight] = field(default_factory=dict)
 
     def run(self, reference: ir.Model, layers: Sequence[tuple[WalkedLayer, WeightedLayer]], context: Context) -> None:
@@ -136,7 +144,11 @@ class StaticRepair:
     def _choose_range(self, step: LayerStep, root: ir.Value) -> None:
         """Try the ranges of all estimators; one must move the layer's output clearly less than that of least error."""
         scale, statistics = self.scales[root], self.statistics[root]
-        ranges = list(dict.fromkeys([estimate_range(statistics, "mse"), *candidate_ranges(statistics)]))
+        careful = careful_range(statistics, aligned=root not in self.cut)
+        candidates = candidate_ranges(statistics)
+        if root not in self.cut:
+            candidates = [aligned_range(statistics, span) for span in candidates]
+        ranges = list(dict.fromkeys([careful, *candidates]))
         if len(ranges) == 1:
             return
         parameters = [activation_parameters(span, self.settings.dtype, self.settings.symmetric) for span in ranges]
