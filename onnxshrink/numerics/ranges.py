@@ -35,7 +35,7 @@ _CANDIDATES = 256
 
 _MOST_MERGED_BINS = 256
 _CLIPPING_WEIGHT = 16.0
-_STRETCHES = 1 + np.arange(62) / 2048
+_STRETCHES = tuple(1 + eighth / 2048 for eighth in range(62))
 """Each moves the far end of the grid by another eighth of a step."""
 
 _SAME_RANGE = 0.01
@@ -124,7 +124,7 @@ def aligned_range(statistics: ActivationStatistics, span: Range, *, levels: int 
         rounded = np.clip(np.rint(values / step), lowest, lowest + levels - 1)
         return float(np.square(step * rounded - values) @ counts)
 
-    best = min((float(stretch) for stretch in _STRETCHES), key=error)
+    best = min(_STRETCHES, key=error)
     return Range(span.low * best, span.high * best)
 
 
