@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "onnxshrink"
 
 LAYERS = (
-    ("errors", "atomic_files"),
+    ("errors", "atomic_files", "measured"),
     ("numerics",),
     ("graph",),
     ("measure",),

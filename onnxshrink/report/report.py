@@ -9,11 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from onnxshrink.measure.accuracy import Accuracy
-from onnxshrink.measure.latency import LatencyComparison
-from onnxshrink.measure.machine import Machine
-from onnxshrink.measure.size import ModelSize
-from onnxshrink.numerics.agreement import Agreement
+from onnxshrink.measured import Accuracy, Agreement, LatencyComparison, Machine, ModelSize
 from onnxshrink.passes.base import Change, Skip
 
 SCHEMA_VERSION = 1
