@@ -30,6 +30,16 @@ from onnxshrink.passes.runner import PassRunner
 from onnxshrink.presets import DEFAULT_PRESET, find_preset
 from onnxshrink.provenance import stamp, stamp_bytes
 from onnxshrink.recipe import Recipe
+from onnxshrink.report.figures import figures_of
+from onnxshrink.report.gates import (
+    Gate,
+    Uncertain,
+    judge,
+    parse_gates,
+    read_gates,
+    refuse_unlabelled,
+    refuse_unmeasured,
+)
 from onnxshrink.report.report import Alternative, DataFacts, PassRecord, Report
 from onnxshrink.source import ModelLike, Source, open_source
 from onnxshrink.trial import CalibrationWish, DataLike, Trial, prepare_trial
@@ -98,6 +108,8 @@ def compress(
     custom_op_libs: Sequence[str] = (),
     external_data: bool | None = None,
     run_large: bool = False,
+    gates: Sequence[str | Gate] = (),
+    gate_uncertain: Uncertain = "warn",
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Compress a model, check the result, compare it with the original, and write it.
@@ -126,12 +138,17 @@ def compress(
         external_data: write weights to a file of their own; None does so above 2 GiB, and above 256 MiB when the
             original did.
         run_large: also run models with more than 1 GiB of weights.
+        gates: limits on the report's figures, such as ``size<=30%``, beside those of a ``.toml`` recipe. The report
+            says how each was judged; a failed one raises nothing, and the result is written.
+        gate_uncertain: what becomes of a gate whose limit lies within its figure's interval: ``warn`` leaves it
+            ``uncertain``, ``pass`` and ``fail`` decide.
         progress: called with the name of each step.
 
     Raises:
         OnnxShrinkError: one of its subclasses; nothing is written then.
     """
     plan = _plan(preset, recipe)
+    limits = _limits(gates, recipe, measure=measure, data=data)
     wish = Wish(goal, max_drop)
     tell = progress or (lambda _: None)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
@@ -149,6 +166,7 @@ def compress(
             trial = prepare_trial(
                 source, data, wanted, plan.max_relative_error, settings, seed=seed, batch_size=batch_size
             )
+        _refuse_unanswerable(limits, trial)
         if plan.needs_data and (trial is None or trial.calibration is None):
             raise DataError(f"{plan.needs_data[0]} needs calibration data: give --data or --calibration-data")
         runner = PassRunner(_context(trial, seed), trial.check if trial else None, tell)
@@ -190,6 +208,7 @@ def compress(
                 batch_size=batch_size,
                 seed=seed,
             )
+            report = replace(report, gates=judge(limits, figures_of(report), gate_uncertain))
             if destination is not None:
                 staged.commit()
     return report
@@ -203,6 +222,28 @@ def _plan(preset: str | None, recipe: str | Recipe | None) -> _Plan:
     name = preset or DEFAULT_PRESET
     found = find_preset(name)
     return _Plan(name, found.recipe, found.max_relative_error, tuple(map(Recipe.parse, found.alternatives)))
+
+
+def _limits(
+    gates: Sequence[str | Gate], recipe: str | Recipe | None, *, measure: bool, data: DataLike | None
+) -> tuple[Gate, ...]:
+    """The gates of the call and of its recipe; GateError, before any work, for those that cannot be judged."""
+    limits = parse_gates(gates)
+    if isinstance(recipe, str) and recipe.endswith(".toml"):
+        limits += read_gates(recipe)
+    if not measure:
+        refuse_unmeasured(limits, "nothing is measured")
+    if data is None:
+        refuse_unlabelled(limits, "no data was given")
+    return limits
+
+
+def _refuse_unanswerable(gates: Sequence[Gate], trial: Trial | None) -> None:
+    """Refuse gates that turn out to be unanswerable once the data is read, still before the passes run."""
+    if trial is None:
+        refuse_unmeasured(gates, "the model will not be run (--run-large runs large ones)")
+    elif trial.data.labels is None:
+        refuse_unlabelled(gates, f"{trial.data.description} has none")
 
 
 def _chosen(

@@ -25,7 +25,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
 EPILOG = """\b
 Exit codes:
   0    done
-  1    a gate failed (reserved: there are no gates yet)
+  1    a gate failed; the result was written
   2    wrong usage, or a bad recipe
   3    bad or unsupported model
   4    the data does not fit the model
