@@ -23,7 +23,8 @@ LAYERS = (
     ("passes.checks", "passes.runner", "evidence", "calibrated", "integer_regions", "trial"),
     ("sensitivity",),
     ("report.sensitivity_terminal", "alternatives"),
-    ("shrink",),
+    ("shrink", "side_by_side"),
+    ("verification",),
     ("cli", "__main__"),
 )
 """From the bottom up. A module belongs to the longest name that it starts with."""

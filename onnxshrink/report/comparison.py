@@ -7,13 +7,17 @@ runs, let alone of two machines, say nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
+from onnxshrink.errors import OnnxShrinkError
+from onnxshrink.passes.fields import split_outside_quotes
 from onnxshrink.report.figures import OTHER_DATA, figures_between, figures_of, figures_of_original, share_points
 from onnxshrink.report.gate_result import GateResult
 from onnxshrink.report.gates import Estimate, Figures, Gate, Reading, Uncertain, estimate_text, judge, value_text
+from onnxshrink.report.json_format import kind_of
 from onnxshrink.report.report import SCHEMA_VERSION, PassRecord, Report
 from onnxshrink.report.summary import kernels_text
 
@@ -30,7 +34,8 @@ class ComparedFigure:
         change: the new one over the base's, or minus it, as text.
         verdict: empty for figures that are shown, not judged.
         figure: its name, as gates spell it; ``reading`` is that of the change: ``ratio``, ``points``, ``number``.
-        value: the change as a number; None when it is unknown. ``low`` and ``high``: its 95 % interval, where it has one.
+        value: the change as a number; None when it is unknown.
+        low: lower end of its 95 % interval, where it has one; ``high`` the upper end.
     """
 
     label: str
@@ -101,7 +106,7 @@ class _Line:
 
 _SIZES = (_Line("file size", "size", "bytes"), _Line("gzip", "gzip", "bytes"))
 _COUNTS = (
-    _Line("nodes", "nodes", "count"),
+    _Line("nodes", "nodes", "count", judged=False),  # those that decode weights are gone when the model is loaded
     _Line("parameters", "parameters", "count", judged=False),
     _Line("MACs", "macs", "count"),
 )
@@ -109,7 +114,6 @@ _METRIC = _Line("metric", "accuracy", "share", "points", more_is_better=True, ma
 
 _BETWEEN_RUNS = (
     _SIZES[0],
-    _Line("size of original", "size", "ratio", judged=False),
     _SIZES[1],
     _Line("latency of original", "latency", "ratio"),
     _Line("load time of original", "load", "ratio"),
@@ -118,7 +122,7 @@ _BETWEEN_RUNS = (
     _Line("output error", "error", "number", margin=0.05),
     _Line("top-1 agreement", "agreement", "share", "points", more_is_better=True),
     _METRIC,
-    _Line("MACs in integers", "integer", "share", judged=False),
+    _Line("MACs in integers", "integer", "share", "share", judged=False),
 )
 
 _WITHIN_RUN = (
@@ -131,6 +135,28 @@ _WITHIN_RUN = (
 )
 
 
+COMPARED: Mapping[str, str] = {"compression": "onnxshrink.report.comparison:compare_reports"}
+"""How two documents of one kind are compared: by a function that is called as :func:`compare_reports` is."""
+
+
+def compare_documents(
+    base: Any, new: Any, name: str, gates: Sequence[Gate] = (), uncertain: Uncertain = "warn"
+) -> Pairing:
+    """Compare two saved documents of the same kind.
+
+    Raises:
+        OnnxShrinkError: they are of different kinds, or of one that is not compared.
+    """
+    kinds = kind_of(base), kind_of(new)
+    if kinds[0] != kinds[1]:
+        raise OnnxShrinkError(f"a saved {kinds[1]} cannot be compared with a saved {kinds[0]}")
+    if kinds[0] is None or kinds[0] not in COMPARED:
+        raise OnnxShrinkError(f"saved documents of kind {kinds[0]} are not compared ({', '.join(COMPARED)} are)")
+    module, _, function = COMPARED[kinds[0]].partition(":")
+    pairing: Pairing = getattr(importlib.import_module(module), function)(base, new, name, gates, uncertain)
+    return pairing
+
+
 def compare_reports(
     base: Report, new: Report, name: str, gates: Sequence[Gate] = (), uncertain: Uncertain = "warn"
 ) -> Pairing:
@@ -138,7 +164,7 @@ def compare_reports(
     changes: dict[tuple[str, Reading], Estimate | str] = dict(figures_between(base, new))
     changes["error", "ratio"] = _error_ratio(base, new)
     changes["agreement", "points"] = _agreement_points(base, new)
-    figures = _compared(_BETWEEN_RUNS, figures_of(base), figures_of(new), changes)
+    figures = _compared(_BETWEEN_RUNS, figures_of(base), figures_of(new), changes, _metric(new))
     if _same_conditions(base, new):
         figures = _with_milliseconds(figures, base, new)
     return Pairing(
@@ -153,7 +179,7 @@ def compare_reports(
 def compare_within(report: Report, name: str, gates: Sequence[Gate] = (), uncertain: Uncertain = "warn") -> Pairing:
     """Two models that were run side by side: the report's result against its original."""
     figures = figures_of(report)
-    lines = [*_compared(_WITHIN_RUN, figures_of_original(report), figures, figures)]
+    lines = [*_compared(_WITHIN_RUN, figures_of_original(report), figures, figures, _metric(report))]
     for label, figure, reading in _CLOSENESS:
         estimate = figures[figure, reading]
         if isinstance(estimate, Estimate):
@@ -164,12 +190,13 @@ def compare_within(report: Report, name: str, gates: Sequence[Gate] = (), uncert
 
 _CLOSENESS: tuple[tuple[str, str, Reading], ...] = (
     ("output difference", "error", "number"),
-    ("output cosine", "cosine", "share"),
     ("top-1 agreement", "agreement", "share"),
 )
 
 
-def _compared(lines: Sequence[_Line], base: Figures, new: Figures, changes: Figures) -> Iterator[ComparedFigure]:
+def _compared(
+    lines: Sequence[_Line], base: Figures, new: Figures, changes: Figures, metric: str
+) -> Iterator[ComparedFigure]:
     """The lines of figures that at least one side has."""
     for line in lines:
         before, after = base[line.figure, line.cell], new[line.figure, line.cell]
@@ -179,7 +206,12 @@ def _compared(lines: Sequence[_Line], base: Figures, new: Figures, changes: Figu
         change = changes.get((line.figure, reading), "unknown")
         if isinstance(before, str) or isinstance(after, str):
             change = f"not measured in {'base' if isinstance(before, str) else 'new'}"
-        yield _figure(line, reading, _cell(line.cell, before), _cell(line.cell, after), change)
+        name = f"{metric} accuracy" if line is _METRIC else line.label
+        yield _figure(replace(line, label=name), reading, _cell(line.cell, before), _cell(line.cell, after), change)
+
+
+def _metric(report: Report) -> str:
+    return "metric" if report.accuracy is None else report.accuracy.metric
 
 
 def _cell(reading: Reading, estimate: Estimate | str) -> str:
@@ -187,11 +219,12 @@ def _cell(reading: Reading, estimate: Estimate | str) -> str:
 
 
 def _figure(line: _Line, reading: Reading, base: str, new: str, change: Estimate | str) -> ComparedFigure:
-    if not line.judged:
-        return ComparedFigure(line.label, base, new, "", "", line.figure, reading)
     if isinstance(change, str):
-        return ComparedFigure(line.label, base, new, change, "not comparable", line.figure, reading)
+        verdict: Verdict = "not comparable" if line.judged else ""
+        return ComparedFigure(line.label, base, new, change if line.judged else "", verdict, line.figure, reading)
     verdict = _verdict(change, 0.0 if reading == "points" else 1.0, line)
+    if not line.judged and verdict != "same":
+        verdict = ""
     text = "" if verdict == "same" else estimate_text(reading, change)
     values = (change.value, change.low, change.high)
     return ComparedFigure(line.label, base, new, text, verdict, line.figure, reading, *values)
@@ -278,11 +311,12 @@ def _changes(base: Report, new: Report) -> Iterator[ChangedFact]:
 
 
 def _changed_passes(base: Sequence[PassRecord], new: Sequence[PassRecord]) -> Iterator[ChangedFact]:
-    """Passes that only one run had, or that ended otherwise; the n-th of several equal ones belongs to the n-th."""
+    """Passes that ended otherwise, or were undone; the n-th of several equal ones belongs to the n-th."""
     before, after = _outcomes(base), _outcomes(new)
     for key in dict.fromkeys([*before, *after]):
         first, second = before.get(key, "not run"), after.get(key, "not run")
-        if first != second:
+        in_both = key in before and key in after  # the recipes say which passes are not
+        if first != second and (in_both or "undone" in first + second):
             yield ChangedFact(f"pass {key[0]}", first, second)
 
 
@@ -307,3 +341,13 @@ def _warnings(base: Report, new: Report) -> Iterator[str]:
         yield "the originals differ: ratios are each to its own original"
     if base.data is not None and new.data is not None and base.data.digest != new.data.digest:
         yield "the data differs: output error, agreement and metric are not compared"
+
+
+def changed_text(change: ChangedFact) -> str:
+    """Both sides of a fact in one line; of two lists of passes, what each has that the other has not."""
+    if change.label != "recipe":
+        return f"{change.base} → {change.new}"
+    before, after = (split_outside_quotes(text, ",") for text in (change.base, change.new))
+    gone = [f"−{one}" for one in before if one not in after]
+    added = [f"+{one}" for one in after if one not in before]
+    return ", ".join(gone + added) or "the same passes in another order"

@@ -96,12 +96,13 @@ def _median(times: Sequence[float]) -> Estimate | str:
 
 
 def load_ratio(report: Report) -> Estimate | str:
-    """The ratio of the median load times; its interval is all that the measured times allow."""
+    """The ratio of the median load times; its interval holds the ratios of all pairs, loaded one after the other."""
     before, after = report.original.load_ms, report.result.load_ms
-    if not before or not after or min(before) <= 0:
+    if not before or len(before) != len(after) or min(before) <= 0:
         return NOT_RUN
     ratio = statistics.median(after) / statistics.median(before)
-    return Estimate(ratio, min(after) / max(before), max(after) / min(before))
+    pairs = [ratio, *(second / first for first, second in zip(before, after, strict=True))]
+    return Estimate(ratio, min(pairs), max(pairs))
 
 
 def points_lost(accuracy: Accuracy | None) -> Estimate | None:
@@ -205,7 +206,7 @@ def _points_between(base: Report, new: Report) -> Estimate | str:
 
 
 def share_points(base: float, base_samples: int, new: float, new_samples: int) -> Estimate:
-    """Percentage points between two shares of samples that may be different ones (Agresti and Caffo's interval, 2000)."""
+    """Percentage points between two shares of samples, as if those were different (Agresti and Caffo's interval)."""
     counts = [(share * samples + 1) / (samples + 2) for share, samples in ((base, base_samples), (new, new_samples))]
     spread = sum(p * (1 - p) / (n + 2) for p, n in zip(counts, (base_samples, new_samples), strict=True))
     middle, width = counts[1] - counts[0], 1.96 * math.sqrt(max(spread, 0.0))

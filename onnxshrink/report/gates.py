@@ -105,6 +105,8 @@ _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 
 _GATE = re.compile(r"\s*([A-Za-z][\w-]*)\s*(<=|>=|<|>|≤|≥)\s*([-+−]?[\d_]*\.?\d+(?:[eE][-+]?\d+)?)\s*([%\w]*)\s*")
 _LARGEST_BARE_RATIO = 5
+_LARGEST_PERCENTAGE = 10
+"""Above this ratio people read "12x" better than "1200 %"."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,7 @@ def estimate_text(reading: Reading, estimate: Estimate) -> str:
 def value_text(reading: Reading, value: float) -> str:
     """A value of a reading with its unit."""
     texts: Mapping[Reading, Callable[[float], str]] = {
-        "ratio": lambda ratio: percent(ratio, 1),
+        "ratio": lambda ratio: percent(ratio, 1) if ratio < _LARGEST_PERCENTAGE else f"{ratio:,.3g}x",
         "bytes": lambda size: bytes_text(round(size)),
         "ms": milliseconds,
         "count": lambda count: count_text(round(count)),

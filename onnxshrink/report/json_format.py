@@ -36,7 +36,7 @@ def to_json(report: Report) -> str:
 
 def plain_json(value: Any) -> str:
     """Any frozen dataclass of plain values as indented JSON, with its ``kind`` on top when it is a saved document."""
-    kind = _kind_of(type(value))
+    kind = kind_of(value)
     return _text(_plain(value) if kind is None else _header(kind, value) | _plain(value))
 
 
@@ -48,7 +48,7 @@ def from_json(text: str) -> Report:
     """
     document = read_document(text)
     if not isinstance(document, Report):
-        raise OnnxShrinkError(f"this is a saved {_kind_of(type(document))}, not the report of a compression")
+        raise OnnxShrinkError(f"this is a saved {kind_of(document)}, not the report of a compression")
     return document
 
 
@@ -85,9 +85,9 @@ def _document_class(kind: str) -> type:
     return found
 
 
-def _kind_of(document: type) -> str | None:
-    """The kind whose dataclass this is; None for values that are not documents."""
-    home = f"{document.__module__}:{document.__qualname__}"
+def kind_of(document: Any) -> str | None:
+    """The kind of document that a value is; None for values that are none."""
+    home = f"{type(document).__module__}:{type(document).__qualname__}"
     return next((kind for kind, where in DOCUMENTS.items() if where == home), None)
 
 
