@@ -20,6 +20,8 @@ from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
 from onnxshrink.graph.load import file_digest, load_model, uses_external_files, weight_bytes
 from onnxshrink.graph.save import StagedModel, stage_model
 from onnxshrink.graph.validity import complaint_of_checker
+from onnxshrink.limits import limits_of, refuse_unanswerable
+from onnxshrink.making import provenance_of
 from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.own_process import run_in_own_process
@@ -35,10 +37,6 @@ from onnxshrink.report.gates import (
     Gate,
     Uncertain,
     judge,
-    parse_gates,
-    read_gates,
-    refuse_unlabelled,
-    refuse_unmeasured,
 )
 from onnxshrink.report.report import Alternative, DataFacts, PassRecord, Report
 from onnxshrink.source import ModelLike, Source, open_source
@@ -148,7 +146,7 @@ def compress(
         OnnxShrinkError: one of its subclasses; nothing is written then.
     """
     plan = _plan(preset, recipe)
-    limits = _limits(gates, recipe, measure=measure, data=data)
+    limits = limits_of(gates, recipe, measure=measure, data=data)
     wish = Wish(goal, max_drop)
     tell = progress or (lambda _: None)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
@@ -156,7 +154,8 @@ def compress(
     tell("loading")
     with open_source(model) as source:
         trial = None
-        if run_large or weight_bytes(source.model) <= RUN_LIMIT_BYTES:
+        large = weight_bytes(source.model) > RUN_LIMIT_BYTES
+        if run_large or not large:
             wanted = CalibrationWish(
                 calibration_data,
                 calibration_samples,
@@ -166,19 +165,31 @@ def compress(
             trial = prepare_trial(
                 source, data, wanted, plan.max_relative_error, settings, seed=seed, batch_size=batch_size
             )
-        _refuse_unanswerable(limits, trial)
+        refuse_unanswerable(limits, trial)
         if plan.needs_data and (trial is None or trial.calibration is None):
             raise DataError(f"{plan.needs_data[0]} needs calibration data: give --data or --calibration-data")
         runner = PassRunner(_context(trial, seed), trial.check if trial else None, tell)
         result, records = runner.run(source.model, plan.recipe)
+        done = [(plan.recipe, records)]
         tried: tuple[Alternative, ...] = ()
         if plan.alternatives:
             chosen = _chosen(
                 result, plan, trial, runner, settings, wish, batch_size=batch_size, seconds=latency_seconds, seed=seed
             )
+            done.append((chosen.recipe, chosen.records))
             result, records, tried = chosen.model, records + chosen.records, chosen.tried
             plan = replace(plan, recipe=Recipe(plan.recipe.passes + chosen.recipe.passes))
-        stamp(result, plan.recipe, input_sha256=source.sha256, seed=seed)
+        made = provenance_of(
+            source,
+            done,
+            trial,
+            seed=seed,
+            batch_size=batch_size,
+            threads=threads,
+            samples=calibration_samples,
+            run_large=run_large and large,
+        )
+        stamp(result, made)
         tell("checking the result")
         if external_data is None:
             external_data = uses_external_files(source.model) and weight_bytes(result) > KEEP_EXTERNAL_ABOVE_BYTES
@@ -222,28 +233,6 @@ def _plan(preset: str | None, recipe: str | Recipe | None) -> _Plan:
     name = preset or DEFAULT_PRESET
     found = find_preset(name)
     return _Plan(name, found.recipe, found.max_relative_error, tuple(map(Recipe.parse, found.alternatives)))
-
-
-def _limits(
-    gates: Sequence[str | Gate], recipe: str | Recipe | None, *, measure: bool, data: DataLike | None
-) -> tuple[Gate, ...]:
-    """The gates of the call and of its recipe; GateError, before any work, for those that cannot be judged."""
-    limits = parse_gates(gates)
-    if isinstance(recipe, str) and recipe.endswith(".toml"):
-        limits += read_gates(recipe)
-    if not measure:
-        refuse_unmeasured(limits, "nothing is measured")
-    if data is None:
-        refuse_unlabelled(limits, "no data was given")
-    return limits
-
-
-def _refuse_unanswerable(gates: Sequence[Gate], trial: Trial | None) -> None:
-    """Refuse gates that turn out to be unanswerable once the data is read, still before the passes run."""
-    if trial is None:
-        refuse_unmeasured(gates, "the model will not be run (--run-large runs large ones)")
-    elif trial.data.labels is None:
-        refuse_unlabelled(gates, f"{trial.data.description} has none")
 
 
 def _chosen(

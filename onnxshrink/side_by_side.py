@@ -10,7 +10,7 @@ from onnxshrink.calibration.synthetic import synthetic_dataset
 from onnxshrink.errors import ModelError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
 from onnxshrink.measure.machine import this_machine, versions
-from onnxshrink.measure.session import Session, SessionSettings, open_session
+from onnxshrink.measure.session import Session, SessionSettings, TensorSpec, open_session
 from onnxshrink.report.report import DataFacts, ModelFacts, Report
 from onnxshrink.source import Source, open_source
 from onnxshrink.trial import DataLike, read_data
@@ -93,17 +93,26 @@ def _open(source: Source, settings: SessionSettings) -> Session:
 
 
 def _refuse_other_interface(first: Session, second: Session, base: str, new: str) -> None:
-    before, after = ({spec.name: spec.type for spec in session.inputs} for session in (first, second))
-    if before != after:
-        raise ModelError(f"the models take other inputs: {base} {_listed(before)}, {new} {_listed(after)}")
+    before, after = ({spec.name: spec for spec in session.inputs} for session in (first, second))
+    if before.keys() != after.keys() or not all(_fits(before[name], after[name]) for name in before):
+        raise ModelError(f"the models take other inputs: {base} {_listed(first)}, {new} {_listed(second)}")
     given = {spec.name for spec in second.outputs}
     missing = [spec.name for spec in first.outputs if spec.name not in given]
     if missing:
         raise ModelError(f"{new} has no output '{missing[0]}', which {base} has: they cannot be compared")
 
 
-def _listed(inputs: dict[str, str]) -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in inputs.items()) or "none"
+def _fits(one: TensorSpec, other: TensorSpec) -> bool:
+    """Whether some array is an input of both."""
+    if one.type != other.type or len(one.shape) != len(other.shape):
+        return False
+    pairs = zip(one.shape, other.shape, strict=True)
+    return all(first == second for first, second in pairs if isinstance(first, int) and isinstance(second, int))
+
+
+def _listed(session: Session) -> str:
+    texts = (f"{spec.name} {spec.type} [{', '.join(str(dim or '?') for dim in spec.shape)}]" for spec in session.inputs)
+    return ", ".join(texts) or "none"
 
 
 def _facts(source: Source, runtime: Runtime, comparison: Comparison) -> ModelFacts:

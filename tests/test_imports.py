@@ -21,6 +21,7 @@ LAYERS = (
     ("recipe", "presets", "provenance"),
     ("report", "inspection", "advice", "source"),
     ("passes.checks", "passes.runner", "evidence", "calibrated", "integer_regions", "trial"),
+    ("limits", "making"),
     ("sensitivity",),
     ("report.sensitivity_terminal", "alternatives"),
     ("shrink", "side_by_side"),
