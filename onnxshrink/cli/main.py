@@ -28,10 +28,10 @@ EPILOG = """\b
 Exit codes:
   0    done
   1    a gate failed; the result was written
-  2    wrong usage, or a bad recipe
+  2    wrong usage, or a bad recipe or gate
   3    bad or unsupported model
   4    the data does not fit the model
-  5    the result failed its check; nothing was written
+  5    the result failed its check, nothing was written; verify found a difference
   6    a file could not be read or written
   7    part of a batch failed (reserved: there is no batch command yet)
   70   internal error (please report it)
