@@ -122,7 +122,7 @@ _BETWEEN_RUNS = (
     _Line("output error", "error", "number", margin=0.05),
     _Line("top-1 agreement", "agreement", "share", "points", more_is_better=True),
     _METRIC,
-    _Line("MACs in integers", "integer", "share", "share", judged=False),
+    _Line("MACs in integers", "integer", "share", judged=False),
 )
 
 _WITHIN_RUN = (

@@ -183,3 +183,9 @@ def test_markdown_keeps_names_from_being_markup() -> None:
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {row.replace("\\|", "").count("|") for row in rows} == {6}
     assert "recipe: −fold-batchnorm" in text
+
+
+def test_the_share_in_integers_is_shown_and_not_judged() -> None:
+    base, new = changed(integer_mac_share=0.5), changed(integer_mac_share=0.9)
+    (line,) = [one for one in compare_reports(base, new, "n").figures if one.figure == "integer"]
+    assert (line.base, line.new, line.change, line.verdict) == ("50.00 %", "90.00 %", "", "")
