@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,8 @@ class Accuracy:
         original: share of samples that the original gets right; ``result`` likewise.
         p_value: two-sided exact McNemar test of "both models are right equally often", from the samples that only
             one of them gets right.
+        unit: ``share`` of 1, ``dB``, or ``value``.
+        higher_is_better: whether more is better.
         difference_low: lower end of the 95 % interval of ``result`` − ``original``; ``difference_high`` the upper end;
             None when unknown.
     """
@@ -190,8 +193,15 @@ class Accuracy:
     original: float
     result: float
     p_value: float
+    unit: Literal["share", "dB", "value"] = "share"
+    higher_is_better: bool = True
     difference_low: float | None = None
     difference_high: float | None = None
+
+    @property
+    def difference(self) -> float:
+        """Result − original, in the metric's unit."""
+        return self.result - self.original
 
     @property
     def drop_points(self) -> float:

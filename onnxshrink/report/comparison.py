@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.passes.fields import split_outside_quotes
-from onnxshrink.report.figures import OTHER_DATA, figures_between, figures_of, figures_of_original, share_points
+from onnxshrink.report.figures import (
+    OTHER_DATA,
+    figures_between,
+    figures_of,
+    figures_of_original,
+    metric_level,
+    share_points,
+)
 from onnxshrink.report.gate_result import GateResult
 from onnxshrink.report.gates import Estimate, Figures, Gate, Reading, Uncertain, estimate_text, judge, value_text
 from onnxshrink.report.json_format import kind_of
@@ -110,7 +117,6 @@ _COUNTS = (
     _Line("parameters", "parameters", "count", judged=False),
     _Line("MACs", "macs", "count"),
 )
-_METRIC = _Line("metric", "accuracy", "share", "points", more_is_better=True, margin=0.0)
 
 _BETWEEN_RUNS = (
     _SIZES[0],
@@ -121,7 +127,6 @@ _BETWEEN_RUNS = (
     *_COUNTS,
     _Line("output error", "error", "number", margin=0.05),
     _Line("top-1 agreement", "agreement", "share", "points", more_is_better=True),
-    _METRIC,
     _Line("MACs in integers", "integer", "share", judged=False),
 )
 
@@ -131,7 +136,6 @@ _WITHIN_RUN = (
     _Line("load time", "load", "ms"),
     _Line("peak memory", "memory", "bytes", margin=0.05),
     *_COUNTS,
-    _METRIC,
 )
 
 
@@ -164,7 +168,8 @@ def compare_reports(
     changes: dict[tuple[str, Reading], Estimate | str] = dict(figures_between(base, new))
     changes["error", "ratio"] = _error_ratio(base, new)
     changes["agreement", "points"] = _agreement_points(base, new)
-    figures = _compared(_BETWEEN_RUNS, figures_of(base), figures_of(new), changes, _metric(new))
+    lines = (*_BETWEEN_RUNS, *_metric_line(new if new.accuracy is not None else base))
+    figures = _compared(lines, figures_of(base), figures_of(new), changes)
     if _same_conditions(base, new):
         figures = _with_milliseconds(figures, base, new)
     return Pairing(
@@ -179,7 +184,7 @@ def compare_reports(
 def compare_within(report: Report, name: str, gates: Sequence[Gate] = (), uncertain: Uncertain = "warn") -> Pairing:
     """Two models that were run side by side: the report's result against its original."""
     figures = figures_of(report)
-    lines = [*_compared(_WITHIN_RUN, figures_of_original(report), figures, figures, _metric(report))]
+    lines = [*_compared((*_WITHIN_RUN, *_metric_line(report)), figures_of_original(report), figures, figures)]
     for label, figure, reading in _CLOSENESS:
         estimate = figures[figure, reading]
         if isinstance(estimate, Estimate):
@@ -194,24 +199,26 @@ _CLOSENESS: tuple[tuple[str, str, Reading], ...] = (
 )
 
 
-def _compared(
-    lines: Sequence[_Line], base: Figures, new: Figures, changes: Figures, metric: str
-) -> Iterator[ComparedFigure]:
+def _compared(lines: Sequence[_Line], base: Figures, new: Figures, changes: Figures) -> Iterator[ComparedFigure]:
     """The lines of figures that at least one side has."""
     for line in lines:
-        before, after = base[line.figure, line.cell], new[line.figure, line.cell]
+        before, after = (side.get((line.figure, line.cell), "not measured") for side in (base, new))
         if isinstance(before, str) and isinstance(after, str):
             continue
         reading: Reading = "ratio" if line.figure == "error" else line.change
         change = changes.get((line.figure, reading), "unknown")
         if isinstance(before, str) or isinstance(after, str):
             change = f"not measured in {'base' if isinstance(before, str) else 'new'}"
-        name = f"{metric} accuracy" if line is _METRIC else line.label
-        yield _figure(replace(line, label=name), reading, _cell(line.cell, before), _cell(line.cell, after), change)
+        yield _figure(line, reading, _cell(line.cell, before), _cell(line.cell, after), change)
 
 
-def _metric(report: Report) -> str:
-    return "metric" if report.accuracy is None else report.accuracy.metric
+def _metric_line(report: Report) -> Iterator[_Line]:
+    """The line of the metric that was measured, if any."""
+    accuracy = report.accuracy
+    if accuracy is not None:
+        figure, reading = metric_level(accuracy)
+        label = f"{accuracy.metric} accuracy" if accuracy.metric.startswith("top-") else accuracy.metric
+        yield _Line(label, figure, reading, "points", more_is_better=accuracy.higher_is_better, margin=0.0)
 
 
 def _cell(reading: Reading, estimate: Estimate | str) -> str:

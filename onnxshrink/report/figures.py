@@ -34,7 +34,7 @@ def figures_of(report: Report) -> Figures:
     found["load", "ms"] = _median(result.load_ms)
     found.update(_closeness(report))
     found.update(_levels(report))
-    points = points_lost(report.accuracy) or _no_metric(report)
+    points = points_gained(report.accuracy) or _no_metric(report)
     found.update({(name, "points"): points for name in _metric_names(report)})
     return found | dict(_other_metrics(report))
 
@@ -105,14 +105,18 @@ def load_ratio(report: Report) -> Estimate | str:
     return Estimate(ratio, min(pairs), max(pairs))
 
 
-def points_lost(accuracy: Accuracy | None) -> Estimate | None:
-    """Percentage points that the result has more than the original; negative when it lost some."""
+def points_gained(accuracy: Accuracy | None) -> Estimate | None:
+    """Result minus original: percentage points of a share, else in the metric's unit."""
     if accuracy is None:
         return None
-    low, high = accuracy.difference_low, accuracy.difference_high
-    return Estimate(
-        0.0 - accuracy.drop_points, None if low is None else 100 * low, None if high is None else 100 * high
-    )
+    scale, low, high = _points_scale(accuracy), accuracy.difference_low, accuracy.difference_high
+    if low is None or high is None:
+        return Estimate(scale * accuracy.difference)
+    return Estimate(scale * accuracy.difference, scale * low, scale * high)
+
+
+def _points_scale(accuracy: Accuracy) -> float:
+    return 100.0 if accuracy.unit == "share" else 1.0
 
 
 def _closeness(report: Report) -> Iterator[_Found]:
@@ -143,8 +147,19 @@ def _levels(report: Report) -> Iterator[_Found]:
         yield ("integer", "share"), "nothing was quantized" if lossless else "the share is unknown"
     else:
         yield ("integer", "share"), Estimate(share)
-    level = _no_metric(report) if report.accuracy is None else Estimate(report.accuracy.result)
-    yield from (((name, "share"), level) for name in _metric_names(report))
+    accuracy = report.accuracy
+    if accuracy is None:
+        yield ("accuracy", "share"), _no_metric(report)
+        return
+    level = Estimate(accuracy.result)
+    yield metric_level(accuracy), level
+    yield ("accuracy", "share"), level if accuracy.unit == "share" else f"{accuracy.metric} is not a share"
+
+
+def metric_level(accuracy: Accuracy) -> tuple[str, Reading]:
+    """The figure and reading under which the level of the metric is found."""
+    readings: dict[str, Reading] = {"share": "share", "dB": "decibels", "value": "number"}
+    return metric_key(accuracy.metric), readings[accuracy.unit]
 
 
 def _metric_names(report: Report) -> list[str]:
@@ -163,9 +178,9 @@ def _no_metric(report: Report) -> str:
 def _other_metrics(report: Report) -> Iterator[_Found]:
     """Why metrics that gates may name are not there."""
     why = _no_metric(report) if report.accuracy is None else f"the metric is {report.accuracy.metric}"
-    for name in METRICS:
+    for name, (level, _) in METRICS.items():
         if name not in _metric_names(report):
-            yield from (((name, reading), why) for reading in ("share", "points"))
+            yield from (((name, reading), why) for reading in (level, "points"))
 
 
 def _quotient(base: Estimate | str, new: Estimate | str) -> Estimate | str:
@@ -194,11 +209,13 @@ def _points_between(base: Report, new: Report) -> Estimate | str:
         return f"the metrics are {first.metric} and {second.metric}"
     if base.data is None or new.data is None or base.data.digest != new.data.digest:
         return OTHER_DATA
-    difference = 100 * (second.result - first.result)
-    one, two = points_lost(first), points_lost(second)
+    difference = _points_scale(second) * (second.result - first.result)
+    one, two = points_gained(first), points_gained(second)
     assert one is not None and two is not None
     ends = (one.low, one.high, two.low, two.high)
     if first.original != second.original or any(end is None for end in ends):
+        if second.unit != "share":
+            return Estimate(difference)
         return share_points(first.result, first.samples, second.result, second.samples)
     low = math.hypot((one.high or 0) - one.value, two.value - (two.low or 0))
     high = math.hypot(one.value - (one.low or 0), (two.high or 0) - two.value)

@@ -58,8 +58,25 @@ class Figure:
     of: str | None = None
 
 
-METRICS: Mapping[str, str] = {"top1": "top-1 accuracy"}
-"""Names of metrics as gates spell them (:func:`metric_key`), and what they are."""
+METRICS: Mapping[str, tuple[Reading, str]] = {
+    "top1": ("share", "top-1 accuracy"),
+    "top5": ("share", "top-5 accuracy"),
+    "f1": ("share", "F1"),
+    "precision": ("share", "precision"),
+    "recall": ("share", "recall"),
+    "miou": ("share", "mean intersection over union"),
+    "detection": ("share", "F1 of boxes"),
+    "cer": ("share", "character error rate"),
+    "wer": ("share", "word error rate"),
+    "mse": ("number", "mean squared error"),
+    "rmse": ("number", "root of it"),
+    "mae": ("number", "mean absolute error"),
+    "r2": ("number", "R²"),
+    "spearman": ("number", "Spearman's correlation"),
+    "pearson": ("number", "Pearson's correlation"),
+    "sisdr": ("decibels", "scale-invariant signal to distortion"),
+}
+"""Metrics as gates spell them (:func:`metric_key`): as what their level is read, and what they are."""
 
 FIGURES: Mapping[str, Figure] = {
     "size": Figure(("ratio", "bytes"), "the model's files", measured=False),
@@ -79,7 +96,7 @@ FIGURES: Mapping[str, Figure] = {
     "cosine": Figure(("share",), "cosine of both models' outputs"),
     "agreement": Figure(("share",), "share of samples with the same best class"),
     "accuracy": Figure(("share", "points"), "the metric, whichever was measured", labelled=True),
-    **{name: Figure(("share", "points"), about, labelled=True) for name, about in METRICS.items()},
+    **{name: Figure((level, "points"), about, labelled=True) for name, (level, about) in METRICS.items()},
 }
 
 _UNITS: Mapping[Reading, Mapping[str, float]] = {
@@ -135,12 +152,12 @@ class Gate:
         name, comparison, limit, unit = match.groups()
         name = name.lower()
         comparison = {"≤": "<=", "≥": ">="}.get(comparison, comparison)
-        figure = FIGURES.get(name) or FIGURES.get(metric_key(name))
+        figure = FIGURES.get(name) or FIGURES.get(re.sub("[-_]", "", name))
         if figure is None:
             raise GateError(
                 f"the gate '{text}' names an unknown figure{_nearest(name)} (figures: {', '.join(FIGURES)})"
             )
-        name = name if name in FIGURES else metric_key(name)
+        name = name if name in FIGURES else re.sub("[-_]", "", name)
         reading, scale = _reading(figure, unit, text)
         value = float(limit.replace("−", "-").replace("_", ""))
         _refuse_bare_percent(text, reading, unit, value)
@@ -153,8 +170,9 @@ class Gate:
 
 
 def metric_key(name: str) -> str:
-    """A metric's name as gates spell it: ``top-1`` is ``top1``."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    """A metric's name as gates spell it: ``top-1`` is ``top1``, ``F1 (macro)`` is ``f1``."""
+    key = re.sub(r"[^a-z0-9]", "", name.lower())
+    return max((known for known in METRICS if key.startswith(known)), key=len, default=key)
 
 
 def _nearest(name: str) -> str:

@@ -189,3 +189,21 @@ def test_the_share_in_integers_is_shown_and_not_judged() -> None:
     base, new = changed(integer_mac_share=0.5), changed(integer_mac_share=0.9)
     (line,) = [one for one in compare_reports(base, new, "n").figures if one.figure == "integer"]
     assert (line.base, line.new, line.change, line.verdict) == ("50.00 %", "90.00 %", "", "")
+
+
+def test_an_error_rate_is_better_when_it_falls() -> None:
+    base = example_report()
+    assert base.accuracy is not None
+    rate = replace(base.accuracy, metric="WER", higher_is_better=False, original=0.2, result=0.4, p_value=1.0)
+    better = replace(rate, result=0.2)
+    pairing = compare_reports(replace(base, accuracy=rate), replace(base, accuracy=better), "n")
+    (line,) = [one for one in pairing.figures if one.label == "WER"]
+    assert (line.base, line.new, line.verdict) == ("40.00 %", "20.00 %", "better")
+
+
+def test_different_metrics_are_not_compared() -> None:
+    base = example_report()
+    assert base.accuracy is not None
+    new = replace(base, accuracy=replace(base.accuracy, metric="F1 (macro)"))
+    (line,) = [one for one in compare_reports(base, new, "n").figures if one.figure == "f1"]
+    assert (line.base, line.verdict) == ("-", "not comparable")

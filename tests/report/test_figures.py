@@ -123,3 +123,14 @@ def test_between_two_runs_points_need_the_same_data() -> None:
     assert isinstance(both, Estimate)
     assert both.low is not None
     assert both.low < 0 < (both.high or 0)
+
+
+def test_a_metric_that_is_no_share_has_points_in_its_own_unit() -> None:
+    report = example_report()
+    assert report.accuracy is not None
+    accuracy = replace(report.accuracy, metric="SI-SDR", unit="dB", original=9.5, result=9.25, difference_low=-0.5)
+    figures = figures_of(replace(report, accuracy=replace(accuracy, difference_high=0.25)))
+    assert figures["sisdr", "points"] == Estimate(-0.25, -0.5, 0.25)
+    assert figures["sisdr", "decibels"] == Estimate(9.25)
+    assert figures["accuracy", "share"] == "SI-SDR is not a share"
+    assert figures["top1", "share"] == "the metric is SI-SDR"
