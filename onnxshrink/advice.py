@@ -13,7 +13,7 @@ from onnxshrink.graph.constants import uniform_element
 from onnxshrink.graph.stored_weights import stored_weights
 from onnxshrink.graph.walk import all_graphs, all_nodes, is_op
 from onnxshrink.graph.weights import weight_operands
-from onnxshrink.measure.size import ModelSize
+from onnxshrink.measured import ModelSize
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _QUANTIZED = ("DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulNBits")

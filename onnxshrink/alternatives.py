@@ -20,9 +20,8 @@ from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.evidence import measure_agreement, measure_latency
 from onnxshrink.graph.save import stage_model
 from onnxshrink.integer_regions import layers_for_float
-from onnxshrink.measure.accuracy import Accuracy
 from onnxshrink.measure.session import SessionSettings, open_session
-from onnxshrink.numerics.agreement import Agreement
+from onnxshrink.measured import Accuracy, Agreement
 from onnxshrink.passes.base import Pass
 from onnxshrink.passes.quantize_static import QuantizeStatic
 from onnxshrink.passes.runner import PassRunner

@@ -50,12 +50,7 @@ class CalibrationRuns:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the feeds, in hex."""
-        digest = hashlib.sha256()
-        for feed in self.feeds:
-            for name, array in sorted(feed.items()):
-                digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-                digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
-        return digest.hexdigest()
+        return feeds_digest(self.feeds)
 
     def statistics(
         self, model: ir.Model, axes: Mapping[ir.Value, int | None]
@@ -76,6 +71,16 @@ class CalibrationRuns:
             for feed in self.feeds[:_ERROR_SAMPLES]:
                 meter.add(first.run(feed), second.run(feed))
         return meter.agreement().mean_relative_error
+
+
+def feeds_digest(feeds: Sequence[Feed]) -> str:
+    """SHA-256 over names, types, shapes and bytes of feeds, in hex."""
+    digest = hashlib.sha256()
+    for feed in feeds:
+        for name, array in sorted(feed.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
+    return digest.hexdigest()
 
 
 def calibrated_context(

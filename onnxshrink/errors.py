@@ -18,6 +18,12 @@ class RecipeError(OnnxShrinkError):
     exit_code = 2
 
 
+class GateError(OnnxShrinkError):
+    """A gate that cannot be read, or that names what will not be measured."""
+
+    exit_code = 2
+
+
 class ModelError(OnnxShrinkError):
     """The model is damaged, invalid, or not supported by ONNX Runtime."""
 

@@ -11,13 +11,14 @@ import onnx_ir as ir
 
 from onnxshrink.calibration.dataset import Dataset, Feed
 from onnxshrink.graph.walk import operator_counts
-from onnxshrink.measure.accuracy import Accuracy, AccuracyMeter
+from onnxshrink.measure.accuracy import AccuracyMeter
 from onnxshrink.measure.compute import measure_compute
-from onnxshrink.measure.latency import LatencyComparison, combined, compare_latency
+from onnxshrink.measure.latency import combined, compare_latency
 from onnxshrink.measure.own_process import run_in_own_process
 from onnxshrink.measure.session import Session, SessionSettings, open_session
 from onnxshrink.measure.size import measure_size
-from onnxshrink.numerics.agreement import Agreement, AgreementMeter
+from onnxshrink.measured import Accuracy, Agreement, LatencyComparison
+from onnxshrink.numerics.agreement import AgreementMeter
 from onnxshrink.report.report import ModelFacts
 
 _SESSION_PAIRS = 4

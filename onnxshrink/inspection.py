@@ -17,7 +17,8 @@ from onnxshrink.graph.load import load_model
 from onnxshrink.graph.stored_weights import StoredWeight, stored_weights
 from onnxshrink.graph.walk import all_nodes, label, operator_counts, subgraphs_of
 from onnxshrink.measure.compute import measure_compute
-from onnxshrink.measure.size import ModelSize, measure_size
+from onnxshrink.measure.size import measure_size
+from onnxshrink.measured import ModelSize
 from onnxshrink.numerics.distribution import Distribution, describe
 
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")

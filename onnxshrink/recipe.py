@@ -48,12 +48,15 @@ class Recipe:
 
     @classmethod
     def from_toml(cls, text: str, origin: str = "recipe") -> Recipe:
-        """Read a recipe from TOML with one ``[[pass]]`` table per pass. ``origin`` names the text in errors."""
+        """Read a recipe from TOML with one ``[[pass]]`` table per pass. ``origin`` names the text in errors.
+
+        A list ``gates`` may stand beside them: see :func:`onnxshrink.report.gates.read_gates`.
+        """
         try:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{origin} is not valid TOML: {error}") from error
-        unknown = sorted(set(document) - {"pass"})
+        unknown = sorted(set(document) - {"pass", "gates"})
         tables = document.get("pass")
         if unknown or not isinstance(tables, list) or not tables:
             found = f", found {', '.join(unknown)}" if unknown else ""

@@ -20,6 +20,8 @@ from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
 from onnxshrink.graph.load import file_digest, load_model, uses_external_files, weight_bytes
 from onnxshrink.graph.save import StagedModel, stage_model
 from onnxshrink.graph.validity import complaint_of_checker
+from onnxshrink.limits import limits_of, refuse_unanswerable
+from onnxshrink.making import provenance_of
 from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.own_process import run_in_own_process
@@ -30,6 +32,12 @@ from onnxshrink.passes.runner import PassRunner
 from onnxshrink.presets import DEFAULT_PRESET, find_preset
 from onnxshrink.provenance import stamp, stamp_bytes
 from onnxshrink.recipe import Recipe
+from onnxshrink.report.figures import figures_of
+from onnxshrink.report.gates import (
+    Gate,
+    Uncertain,
+    judge,
+)
 from onnxshrink.report.report import Alternative, DataFacts, PassRecord, Report
 from onnxshrink.source import ModelLike, Source, open_source
 from onnxshrink.trial import CalibrationWish, DataLike, Trial, prepare_trial
@@ -98,6 +106,8 @@ def compress(
     custom_op_libs: Sequence[str] = (),
     external_data: bool | None = None,
     run_large: bool = False,
+    gates: Sequence[str | Gate] = (),
+    gate_uncertain: Uncertain = "warn",
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Compress a model, check the result, compare it with the original, and write it.
@@ -126,12 +136,17 @@ def compress(
         external_data: write weights to a file of their own; None does so above 2 GiB, and above 256 MiB when the
             original did.
         run_large: also run models with more than 1 GiB of weights.
+        gates: limits on the report's figures, such as ``size<=30%``, beside those of a ``.toml`` recipe. The report
+            says how each was judged; a failed one raises nothing, and the result is written.
+        gate_uncertain: what becomes of a gate whose limit lies within its figure's interval: ``warn`` leaves it
+            ``uncertain``, ``pass`` and ``fail`` decide.
         progress: called with the name of each step.
 
     Raises:
         OnnxShrinkError: one of its subclasses; nothing is written then.
     """
     plan = _plan(preset, recipe)
+    limits = limits_of(gates, recipe, measure=measure, data=data)
     wish = Wish(goal, max_drop)
     tell = progress or (lambda _: None)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
@@ -139,7 +154,8 @@ def compress(
     tell("loading")
     with open_source(model) as source:
         trial = None
-        if run_large or weight_bytes(source.model) <= RUN_LIMIT_BYTES:
+        large = weight_bytes(source.model) > RUN_LIMIT_BYTES
+        if run_large or not large:
             wanted = CalibrationWish(
                 calibration_data,
                 calibration_samples,
@@ -149,18 +165,31 @@ def compress(
             trial = prepare_trial(
                 source, data, wanted, plan.max_relative_error, settings, seed=seed, batch_size=batch_size
             )
+        refuse_unanswerable(limits, trial)
         if plan.needs_data and (trial is None or trial.calibration is None):
             raise DataError(f"{plan.needs_data[0]} needs calibration data: give --data or --calibration-data")
         runner = PassRunner(_context(trial, seed), trial.check if trial else None, tell)
         result, records = runner.run(source.model, plan.recipe)
+        done = [(plan.recipe, records)]
         tried: tuple[Alternative, ...] = ()
         if plan.alternatives:
             chosen = _chosen(
                 result, plan, trial, runner, settings, wish, batch_size=batch_size, seconds=latency_seconds, seed=seed
             )
+            done.append((chosen.recipe, chosen.records))
             result, records, tried = chosen.model, records + chosen.records, chosen.tried
             plan = replace(plan, recipe=Recipe(plan.recipe.passes + chosen.recipe.passes))
-        stamp(result, plan.recipe, input_sha256=source.sha256, seed=seed)
+        made = provenance_of(
+            source,
+            done,
+            trial,
+            seed=seed,
+            batch_size=batch_size,
+            threads=threads,
+            samples=calibration_samples,
+            run_large=run_large and large,
+        )
+        stamp(result, made)
         tell("checking the result")
         if external_data is None:
             external_data = uses_external_files(source.model) and weight_bytes(result) > KEEP_EXTERNAL_ABOVE_BYTES
@@ -190,6 +219,7 @@ def compress(
                 batch_size=batch_size,
                 seed=seed,
             )
+            report = replace(report, gates=judge(limits, figures_of(report), gate_uncertain))
             if destination is not None:
                 staged.commit()
     return report

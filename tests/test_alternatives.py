@@ -12,10 +12,9 @@ from onnxshrink.alternatives import Wish, pick, relative_drop
 from onnxshrink.calibration.dataset import Dataset
 from onnxshrink.errors import DataError
 from onnxshrink.graph.load import load_model
-from onnxshrink.measure.accuracy import Accuracy
 from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.session import open_session
-from onnxshrink.numerics.agreement import Agreement
+from onnxshrink.measured import Accuracy, Agreement
 from onnxshrink.report.report import Alternative, Report
 from onnxshrink.shrink import compress
 

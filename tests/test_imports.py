@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "onnxshrink"
 
 LAYERS = (
-    ("errors", "atomic_files"),
+    ("errors", "atomic_files", "measured"),
     ("numerics",),
     ("graph",),
     ("measure",),
@@ -21,9 +21,11 @@ LAYERS = (
     ("recipe", "presets", "provenance"),
     ("report", "inspection", "advice", "source"),
     ("passes.checks", "passes.runner", "evidence", "calibrated", "integer_regions", "trial"),
+    ("limits", "making"),
     ("sensitivity",),
     ("report.sensitivity_terminal", "alternatives"),
-    ("shrink",),
+    ("shrink", "side_by_side"),
+    ("verification",),
     ("cli", "__main__"),
 )
 """From the bottom up. A module belongs to the longest name that it starts with."""

@@ -15,7 +15,8 @@ from onnxshrink.graph.load import load_model
 from onnxshrink.graph.walked_layer import WalkedLayer
 from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.session import SessionSettings, open_session
-from onnxshrink.numerics.agreement import Agreement, AgreementMeter
+from onnxshrink.measured import Agreement
+from onnxshrink.numerics.agreement import AgreementMeter
 from onnxshrink.shrink import compress
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_models"

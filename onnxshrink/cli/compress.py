@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxshrink.cli.options import HELP, calibration_options, custom_op_lib_option, debug_option
+from onnxshrink.cli.options import HELP, calibration_options, custom_op_lib_option, debug_option, gate_options
 from onnxshrink.presets import DEFAULT_PRESET, PRESETS
 from onnxshrink.recipe import Recipe
 
 if TYPE_CHECKING:
     from onnxshrink.alternatives import Goal
+    from onnxshrink.report.gates import Uncertain
 
 _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
 
@@ -77,6 +78,7 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
 )
 @click.option("--run-large", is_flag=True, help="Also run models with more than 1 GiB of weights.")
 @custom_op_lib_option
+@gate_options
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every change and every skip.")
@@ -104,10 +106,14 @@ def compress(
     external_data: bool | None,
     run_large: bool,
     custom_op_libs: tuple[str, ...],
+    gate_texts: tuple[str, ...],
+    gate_files: tuple[Path, ...],
+    gate_uncertain: Uncertain,
+    gate_report: Path | None,
     quiet: bool,
     as_json: bool,
     verbose: bool,
-) -> None:
+) -> int:
     """Make MODEL smaller, check the result, and report what that cost.
 
     \b
@@ -115,6 +121,7 @@ def compress(
       onnxshrink compress model.onnx -o small.onnx
       onnxshrink compress model.onnx -o small.onnx --data eval.npz --report report.md
       onnxshrink compress model.onnx -o pruned.onnx --recipe 'fold-batchnorm,prune-weights{sparsity=0.6}'
+      onnxshrink compress model.onnx -o small.onnx --data eval.npz --gate 'size<=30%' --gate 'accuracy>=-0.5pt'
     """
     if output is None and not in_place:
         raise click.UsageError("say where the result goes: -o FILE, or --in-place")
@@ -122,9 +129,12 @@ def compress(
         raise click.UsageError("--preset and --recipe exclude each other")
     passes = Recipe.read(recipe) if recipe is not None else None
 
+    from onnxshrink.cli.gating import check_gate_report, conclude, gates_from
     from onnxshrink.cli.output import check_report_paths, progress_display, write_reports
 
+    gates = gates_from(gate_texts, gate_files, recipe)
     check_report_paths(reports, force=force)
+    check_gate_report(gate_report, gates, force=force)
 
     from onnxshrink.shrink import compress as run
 
@@ -151,6 +161,8 @@ def compress(
             custom_op_libs=custom_op_libs,
             external_data=external_data,
             run_large=run_large,
+            gates=gates,
+            gate_uncertain=gate_uncertain,
             progress=progress,
         )
     write_reports(report, reports)
@@ -164,3 +176,4 @@ def compress(
         from onnxshrink.report.terminal import render
 
         render(report, Console(), verbose=verbose)
+    return conclude([(report.result.name, report.gates)], gate_report, quiet=quiet)

@@ -17,6 +17,8 @@ INTERNAL_ERROR = 70
 
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "compress": ("onnxshrink.cli.compress:compress", "Make a model smaller, check it, and report what that cost."),
+    "compare": ("onnxshrink.cli.compare:compare", "Compare saved reports, or models run side by side."),
+    "verify": ("onnxshrink.cli.verify:verify", "Rebuild a result from what it says about itself, and compare."),
     "inspect": ("onnxshrink.cli.inspect:inspect", "Show what is in a model and what would help."),
     "sensitivity": ("onnxshrink.cli.sensitivity:sensitivity", "Show which nodes lose most in int8."),
     "passes": ("onnxshrink.cli.passes:passes", "List the passes, or explain one."),
@@ -25,11 +27,11 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
 EPILOG = """\b
 Exit codes:
   0    done
-  1    a gate failed (reserved: there are no gates yet)
-  2    wrong usage, or a bad recipe
+  1    a gate failed; the result was written
+  2    wrong usage, or a bad recipe or gate
   3    bad or unsupported model
   4    the data does not fit the model
-  5    the result failed its check; nothing was written
+  5    the result failed its check, nothing was written; verify found a difference
   6    a file could not be read or written
   7    part of a batch failed (reserved: there is no batch command yet)
   70   internal error (please report it)

@@ -50,3 +50,38 @@ def calibration_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def gate_options(command: Command) -> Command:
+    """``--gate``, ``--gates``, ``--gate-uncertain`` and ``--gate-report``: read by :mod:`onnxshrink.cli.gating`."""
+    for option in (
+        click.option(
+            "--gate-report",
+            type=click.Path(path_type=Path),
+            metavar="FILE.xml",
+            help="Write the gates as JUnit XML, for CI systems.",
+        ),
+        click.option(
+            "--gate-uncertain",
+            type=click.Choice(["warn", "pass", "fail"]),
+            default="warn",
+            help="What becomes of a gate whose limit lies within the figure's interval; warn: passes, but is marked.",
+        ),
+        click.option(
+            "--gates",
+            "gate_files",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            metavar="FILE.toml",
+            help="Gates from a file: gates = ['size<=30%', ...]; repeatable.",
+        ),
+        click.option(
+            "--gate",
+            "gate_texts",
+            multiple=True,
+            metavar="LIMIT",
+            help="Exit with 1 unless this holds: 'size<=30%', 'latency<=100%', 'accuracy>=-0.5pt'; repeatable.",
+        ),
+    ):
+        command = option(command)
+    return command

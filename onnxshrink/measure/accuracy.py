@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from onnxshrink.measured import Accuracy
 from onnxshrink.numerics.agreement import class_scores
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracy of both models.
-
-    Attributes:
-        metric: name of the metric: ``top-1``.
-        output: the output that was read as class scores.
-        samples: labelled samples.
-        original: share of samples that the original gets right; ``result`` likewise.
-        p_value: two-sided exact McNemar test of "both models are right equally often", from the samples that only
-            one of them gets right.
-    """
-
-    metric: str
-    output: str
-    samples: int
-    original: float
-    result: float
-    p_value: float
-
-    @property
-    def drop_points(self) -> float:
-        """Percentage points lost; negative when the result is better."""
-        return 100 * (self.original - self.result)
 
 
 class AccuracyMeter:
@@ -72,6 +47,7 @@ class AccuracyMeter:
         """The accuracy over everything added so far; None when no batch could be judged."""
         if self._output is None:
             return None
+        low, high = paired_difference_interval(self._only_original, self._only_result, self._samples)
         return Accuracy(
             metric="top-1",
             output=self._output,
@@ -79,7 +55,25 @@ class AccuracyMeter:
             original=self._original_right / self._samples,
             result=self._result_right / self._samples,
             p_value=mcnemar(self._only_original, self._only_result),
+            difference_low=low,
+            difference_high=high,
         )
+
+
+def paired_difference_interval(only_first: int, only_second: int, samples: int) -> tuple[float, float]:
+    """95 % interval of the second model's share of right answers minus the first's, on the same samples.
+
+    Agresti and Min's adjusted Wald interval (Statistics in Medicine 24, 2005): half a sample is added to each cell of
+    the table of both models' answers, so that two models without any difference still get an interval of some width.
+
+    Args:
+        only_first: samples that only the first model gets right; ``only_second`` likewise.
+        samples: all samples, one or more.
+    """
+    total, first, second = samples + 2, only_first + 0.5, only_second + 0.5
+    difference = (second - first) / total
+    width = 1.96 * math.sqrt(first + second - (second - first) ** 2 / total) / total
+    return max(-1.0, difference - width), min(1.0, difference + width)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

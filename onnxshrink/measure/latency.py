@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from onnxshrink.measured import LatencyComparison
 from onnxshrink.numerics.bootstrap import MIN_BLOCKS, ROUNDS_PER_BLOCK, original_first, ratio_interval
 
 NEGLIGIBLE = 0.02
@@ -29,40 +30,6 @@ class Runnable(Protocol):
     """What can be timed: a :class:`~onnxshrink.measure.session.Session`, or a fake in tests."""
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Mapping[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class LatencyComparison:
-    """Paired timings of two models.
-
-    Attributes:
-        original_ms: time of one run of the original, one value per round; ``result_ms`` likewise, same rounds.
-        repeats: runs inside one timing.
-        original_median_ms: median of ``original_ms``; ``result_median_ms`` likewise.
-        ratio: latency of the result over that of the original, above 1 is slower. Estimated from paired rounds
-            (see :mod:`onnxshrink.numerics.bootstrap`): on a busy machine it is nearer the truth than the ratio of the
-            medians.
-        ratio_low: lower end of the 95 % confidence interval of ``ratio``; ``ratio_high`` the upper end.
-        significant: whether the interval excludes 1, ``ratio`` is more than ``NEGLIGIBLE`` away from 1, and, when
-            several pairs of sessions were timed, every pair says the same.
-    """
-
-    original_ms: tuple[float, ...]
-    result_ms: tuple[float, ...]
-    repeats: int
-    original_median_ms: float
-    result_median_ms: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    significant: bool
-
-    @property
-    def verdict(self) -> str:
-        """``no significant difference``, ``1.12x slower`` or ``1.30x faster``."""
-        if not self.significant:
-            return "no significant difference"
-        return f"{self.ratio:.2f}x slower" if self.ratio > 1 else f"{1 / self.ratio:.2f}x faster"
 
 
 def compare_latency(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from onnxshrink.measured import Machine
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -25,25 +26,6 @@ _FEATURE_FLAGS = {
 """Flags in /proc/cpuinfo that decide which int8 and fp16 kernels run, by the names they are reported under."""
 
 _DISTRIBUTIONS = ("onnxshrink", "onnxruntime", "onnx", "onnx-ir", "numpy")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Facts that decide how fast a model runs.
-
-    Attributes:
-        cpu: model name of the processor.
-        cores: processors that this process may use.
-        cpu_features: instruction sets that matter for int8 and fp16 kernels, sorted; empty when unknown.
-        memory_bytes: physical memory; None when unknown.
-        system: operating system and architecture.
-    """
-
-    cpu: str
-    cores: int
-    cpu_features: tuple[str, ...]
-    memory_bytes: int | None
-    system: str
 
 
 def this_machine() -> Machine:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,61 +19,11 @@ import onnx_ir as ir
 from onnxshrink.graph.constants import read_array
 from onnxshrink.graph.load import model_files
 from onnxshrink.graph.walk import all_graphs, all_nodes
+from onnxshrink.measured import InitializerFacts, ModelSize
 
 _CHUNK_BYTES = 2**20
 _RUN_LENGTH_ABOVE_BYTES = 8 * 2**20
 _ZSTD_LEVEL = 3
-
-
-@dataclass(frozen=True)
-class InitializerFacts:
-    """One stored constant: an initializer, or the tensor of a Constant node under the name of its output.
-
-    Attributes:
-        size_bytes: bytes of its elements as stored.
-        zeros: elements equal to zero; None for strings.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    elements: int
-    size_bytes: int
-    zeros: int | None
-
-    @property
-    def is_parameter(self) -> bool:
-        """Whether its elements count as parameters: floating point, or integers of at most 8 bits (quantized)."""
-        return self.dtype.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT2", "INT4", "INT8", "UINT2", "UINT4", "UINT8"))
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """Bytes and parameters of a model.
-
-    Attributes:
-        files: bytes per file name: the model file first, then its external data files.
-        gzip_bytes: size of all files together under gzip; None when not measured.
-        zstd_bytes: the same under zstd; None when not measured or when zstandard is not installed.
-        parameters: elements of all floating-point constants and of all integer constants of at most 8 bits.
-        zeros: how many of them are stored as zero.
-        bytes_by_op: bytes of the constants that nodes of each operator read, largest first; a constant that several
-            nodes read counts once, for the first of them.
-        initializers: every stored constant, in graph order.
-    """
-
-    files: Mapping[str, int]
-    gzip_bytes: int | None
-    zstd_bytes: int | None
-    parameters: int
-    zeros: int
-    bytes_by_op: Mapping[str, int]
-    initializers: tuple[InitializerFacts, ...]
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the model file and its external data files."""
-        return sum(self.files.values())
 
 
 def measure_size(model: ir.Model, path: Path | None, *, compressed: bool = True) -> ModelSize:

@@ -12,64 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class OutputAgreement:
-    """Agreement of one output, over all samples. ``None`` where the output has no floating-point numbers.
-
-    Attributes:
-        elements: compared elements.
-        equal_share: share of elements that are equal.
-        max_abs_difference: largest |f − f'|.
-        relative_error: ‖f − f'‖ / ‖f‖; 0 for equal outputs, infinite when only ‖f‖ is 0.
-        cosine: also None when a norm is 0 or the error is infinite.
-        sqnr_db: also None when it is not finite (equal outputs, or a signal or error without bounds).
-        top1: share of samples with the same best class; None unless every batch looked like class scores
-            (see :func:`class_scores`).
-    """
-
-    name: str
-    elements: int
-    equal_share: float
-    max_abs_difference: float | None
-    relative_error: float | None
-    cosine: float | None
-    sqnr_db: float | None
-    top1: float | None
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of two models' outputs.
-
-    Attributes:
-        samples: samples compared.
-        outputs: one entry per output, in the model's order.
-        equal_share: share of equal elements over all outputs.
-        max_abs_difference: largest of all floating-point outputs; None when there is none.
-        relative_error: all floating-point outputs taken as one vector; ``cosine`` and ``sqnr_db`` likewise.
-        top1: the smallest top-1 agreement of the outputs that look like class scores; None without one.
-    """
-
-    samples: int
-    outputs: tuple[OutputAgreement, ...]
-    equal_share: float
-    max_abs_difference: float | None
-    relative_error: float | None
-    cosine: float | None
-    sqnr_db: float | None
-    top1: float | None
-
-    @property
-    def mean_relative_error(self) -> float | None:
-        """Root mean square of the outputs' relative errors, each output counting the same; None when none has one."""
-        known = [output.relative_error for output in self.outputs if output.relative_error is not None]
-        return math.sqrt(sum(error**2 for error in known) / len(known)) if known else None
+from onnxshrink.measured import Agreement, OutputAgreement
 
 
 def class_scores(output: Any) -> np.ndarray | None:

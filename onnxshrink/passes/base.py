@@ -189,11 +189,13 @@ class Pass(ABC):
         name: the spelling in recipes, such as ``fold-batchnorm``.
         effect: the tolerance class at which the runner checks the pass.
         needs_data: whether it can do nothing without calibration data.
+        uses_data: whether its result may depend on data; that of a lossy pass is taken to.
     """
 
     name: ClassVar[str]
     effect: ClassVar[Effect]
     needs_data: ClassVar[bool] = False
+    uses_data: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, model: ir.Model, context: Context) -> PassResult:

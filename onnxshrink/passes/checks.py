@@ -13,7 +13,8 @@ import onnx_ir as ir
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.graph.walk import all_graphs
 from onnxshrink.measure.session import SessionSettings, open_session
-from onnxshrink.numerics.agreement import Agreement, AgreementMeter
+from onnxshrink.measured import Agreement
+from onnxshrink.numerics.agreement import AgreementMeter
 from onnxshrink.passes.base import Effect
 
 ROUNDING_TOLERANCE = 1e-4

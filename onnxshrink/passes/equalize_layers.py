@@ -78,6 +78,7 @@ class EqualizeLayers(Pass):
 
     name: ClassVar[str] = "equalize-layers"
     effect: ClassVar[Effect] = Effect.ROUNDING
+    uses_data: ClassVar[bool] = True
 
     strategy: Literal["auto", "activations", "weights"] = field(
         default="auto", metadata={"help": "by the activations observed, by the weights alone, or by what is known"}

@@ -106,6 +106,7 @@ class SmoothActivations(Pass):
 
     name: ClassVar[str] = "smooth-activations"
     effect: ClassVar[Effect] = Effect.ROUNDING
+    uses_data: ClassVar[bool] = True
     needs_data: ClassVar[bool] = True
 
     alpha: float | None = field(

@@ -1,8 +1,9 @@
-"""Reports as JSON and back, exactly.
+"""Reports, and the other documents that are saved, as JSON and back, exactly.
 
 Dataclasses become objects with their fields in the order they are declared, tuples become arrays, mappings become
 objects. An infinite number becomes the string ``"Infinity"``: JSON has no number for it, and null would read as "not
-measured". A ``summary`` of the first figures is added for scripts.
+measured". A ``summary`` of the first figures is added to reports for scripts. ``kind`` says which document it is; a
+document without one is a report of a compression.
 
 Format history: 1, the first.
 """
@@ -10,6 +11,7 @@ Format history: 1, the first.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 import types
@@ -20,22 +22,41 @@ from typing import Any
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.report.report import SCHEMA_VERSION, Report
 
+DOCUMENTS: Mapping[str, str] = {
+    "compression": "onnxshrink.report.report:Report",
+    "comparison": "onnxshrink.report.comparison:Comparison",
+}
+"""Every kind of document that is saved, and the frozen dataclass of plain values that holds it."""
+
 
 def to_json(report: Report) -> str:
     """The report as indented JSON, raw timings included; equal reports give equal text."""
-    return _text({"schema_version": report.schema_version, "summary": _summary(report), **_plain(report)})
+    return _text(_header("compression", report) | {"summary": _summary(report)} | _plain(report))
 
 
 def plain_json(value: Any) -> str:
-    """Any frozen dataclass of plain values as indented JSON, in the same way as reports."""
-    return _text(_plain(value))
+    """Any frozen dataclass of plain values as indented JSON, with its ``kind`` on top when it is a saved document."""
+    kind = kind_of(value)
+    return _text(_plain(value) if kind is None else _header(kind, value) | _plain(value))
 
 
 def from_json(text: str) -> Report:
-    """Read a report back.
+    """Read a report of a compression back.
 
     Raises:
         OnnxShrinkError: not a report, or one of a newer schema version than this onnxshrink knows.
+    """
+    document = read_document(text)
+    if not isinstance(document, Report):
+        raise OnnxShrinkError(f"this is a saved {kind_of(document)}, not the report of a compression")
+    return document
+
+
+def read_document(text: str) -> Any:
+    """Read any saved document back, as the dataclass of its kind; see ``DOCUMENTS``.
+
+    Raises:
+        OnnxShrinkError: not a saved document, of an unknown kind, damaged, or of a newer schema version.
     """
     try:
         data = json.loads(text)
@@ -49,11 +70,29 @@ def from_json(text: str) -> Report:
             f"this report has schema version {version}, newer than the {SCHEMA_VERSION} that this onnxshrink reads: "
             "upgrade onnxshrink"
         )
+    kind = data.get("kind", "compression")
+    if not isinstance(kind, str) or kind not in DOCUMENTS:
+        raise OnnxShrinkError(f"this onnxshrink does not know reports of kind {kind!r} ({', '.join(DOCUMENTS)})")
     try:
-        report: Report = _read(Report, data)
+        return _read(_document_class(kind), data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise OnnxShrinkError(f"this report is damaged: {error}") from error
-    return report
+
+
+def _document_class(kind: str) -> type:
+    module, _, name = DOCUMENTS[kind].partition(":")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+def kind_of(document: Any) -> str | None:
+    """The kind of document that a value is; None for values that are none."""
+    home = f"{type(document).__module__}:{type(document).__qualname__}"
+    return next((kind for kind, where in DOCUMENTS.items() if where == home), None)
+
+
+def _header(kind: str, document: Any) -> dict[str, Any]:
+    return {"schema_version": getattr(document, "schema_version", SCHEMA_VERSION), "kind": kind}
 
 
 def _text(document: Any) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from onnxshrink.report.gate_result import GateResult
+from onnxshrink.report.markdown_text import code as _code
+from onnxshrink.report.markdown_text import plain as _plain
 from onnxshrink.report.report import PassRecord, Report
 from onnxshrink.report.summary import (
     agreement_figures,
@@ -21,7 +24,7 @@ LIMIT_BYTES = 60_000
 """Longer comments are refused by code forges (GitHub: 65,536 characters)."""
 
 _MOST_ROWS = 50
-_LONGEST_TEXT = 300
+_GATE_MARKS = {"passed": "✅ passed", "uncertain": "❔ uncertain", "failed": "❌ failed"}
 _MARKS = {"applied": "✅", "unchanged": "➖", "undone": "⚠️"}
 
 
@@ -29,6 +32,7 @@ def to_markdown(report: Report) -> str:
     """The report as Markdown of at most ``LIMIT_BYTES`` bytes; what does not fit is counted, not shown."""
     sections = [
         _headline(report),
+        gate_section(report.gates),
         _comparison(report),
         _alternatives(report),
         _notes(report),
@@ -52,6 +56,15 @@ def _comparison(report: Report) -> str:
         source = "" if report.data is None else f" on {_plain(report.data.description)}"
         figures = agreement_figures(report.agreement).replace("|", "\\|")
         lines.append(f"| outputs{source} | | | {figures} |")
+    return "\n".join(lines)
+
+
+def gate_section(gates: tuple[GateResult, ...]) -> str:
+    """The gates as a table; empty when there are none."""
+    if not gates:
+        return ""
+    lines = ["| | gate | figure |", "|---|---|---|"]
+    lines += [f"| {_GATE_MARKS[gate.status]} | {_code(gate.gate)} | {_plain(gate.reason)} |" for gate in gates]
     return "\n".join(lines)
 
 
@@ -109,21 +122,3 @@ def _cut(text: str) -> str:
     closing = "\n\n</details>"
     head = text.encode()[: LIMIT_BYTES - len((closing + note).encode())].decode(errors="ignore").rsplit("\n", 1)[0]
     return head + (closing if head.count("<details>") > head.count("</details>") else "") + note
-
-
-def _plain(text: str) -> str:
-    """Text that stays text: on one line, without table bars or markup of its own, not too long."""
-    text = " ".join(text.split())
-    if len(text) > _LONGEST_TEXT:
-        text = text[: _LONGEST_TEXT - 1] + "…"
-    for character in "\\`*_[]<>|":
-        text = text.replace(character, f"\\{character}")
-    return text
-
-
-def _code(text: str) -> str:
-    """Text as code, safe inside a table."""
-    text = " ".join(text.split())
-    if len(text) > _LONGEST_TEXT:
-        text = text[: _LONGEST_TEXT - 1] + "…"
-    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"

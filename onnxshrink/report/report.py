@@ -9,12 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from onnxshrink.measure.accuracy import Accuracy
-from onnxshrink.measure.latency import LatencyComparison
-from onnxshrink.measure.machine import Machine
-from onnxshrink.measure.size import ModelSize
-from onnxshrink.numerics.agreement import Agreement
+from onnxshrink.measured import Accuracy, Agreement, LatencyComparison, Machine, ModelSize
 from onnxshrink.passes.base import Change, Skip
+from onnxshrink.report.gate_result import GateResult
 
 SCHEMA_VERSION = 1
 """Version of the report's JSON form; raised when a field changes its meaning or disappears."""
@@ -151,6 +148,7 @@ class Report:
         integer_kernels: how many kernels compute from integers, per operator; None when not measured.
         integer_mac_share: share of the multiply-accumulates in them; None when unknown.
         missed_kernels: layers with quantized inputs and weights that ONNX Runtime computes in float all the same.
+        gates: the limits that the result was held against, and how it did.
     """
 
     versions: Mapping[str, str]
@@ -172,6 +170,7 @@ class Report:
     integer_kernels: Mapping[str, int] | None = None
     integer_mac_share: float | None = None
     missed_kernels: tuple[str, ...] = ()
+    gates: tuple[GateResult, ...] = ()
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
 
     @property

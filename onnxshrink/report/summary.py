@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from onnxshrink.measure.latency import LatencyComparison
-from onnxshrink.numerics.agreement import Agreement, OutputAgreement
+from onnxshrink.measured import Agreement, LatencyComparison, OutputAgreement
 from onnxshrink.report.report import Alternative, ModelFacts, PassRecord, Report
 
 Tone = Literal["good", "bad", "plain"]

@@ -8,6 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from onnxshrink.report.gate_result import GateResult
 from onnxshrink.report.report import PassRecord, Report
 from onnxshrink.report.summary import (
     Row,
@@ -24,6 +25,7 @@ from onnxshrink.report.summary import (
 
 _TONES = {"good": "green", "bad": "red", "plain": ""}
 _MARKS = {"applied": ("✓", "green"), "unchanged": ("·", "dim"), "undone": ("✗", "yellow")}
+_GATE_MARKS = {"passed": ("✓", "green"), "uncertain": ("?", "yellow"), "failed": ("✗", "red")}
 _WIDEST = 120
 _SKIP_LINES = 5
 
@@ -40,6 +42,9 @@ def render(report: Report, console: Console, verbose: bool = False) -> None:
         console.print()
     if report.alternatives:
         console.print(_alternatives(report), width=width)
+        console.print()
+    if report.gates:
+        console.print(gate_table(report.gates), width=width)
         console.print()
     console.print(_passes(report.passes, verbose), width=width)
     _print_skips(report.passes, console, verbose, width)
@@ -78,6 +83,16 @@ def _alternatives(report: Report) -> Table:
     table.add_column("", overflow="fold")
     for cells, alternative in zip(alternative_rows(report), report.alternatives, strict=True):
         table.add_row(*cells, style="bold" if alternative.kept else "")
+    return table
+
+
+def gate_table(gates: tuple[GateResult, ...]) -> Table:
+    """One line per gate: how it was judged, and the figure."""
+    table = _grid()
+    for result in gates:
+        mark, style = _GATE_MARKS[result.status]
+        verdict = "" if result.status == "passed" else f"{result.status}: "
+        table.add_row(Text(mark, style=style), Text(f"gate {result.gate}"), Text(verdict + result.reason, style=style))
     return table
 
 

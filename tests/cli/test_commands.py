@@ -102,7 +102,17 @@ def test_version_and_module_run(run_process: Callable[..., subprocess.CompletedP
     assert (result.returncode, result.stdout.split()[0]) == (0, "onnxshrink")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compress", "--help"], ["passes"], ["passes", "fold-batchnorm"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["compress", "--help"],
+        ["compare", "--help"],
+        ["verify", "--help"],
+        ["passes"],
+        ["passes", "fold-batchnorm"],
+    ],
+)
 def test_help_and_lists_start_without_the_heavy_libraries(arguments: list[str]) -> None:
     """Start-up time is what a user of a shell feels; the libraries are what it is made of."""
     probe = (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxshrink.measure.accuracy import AccuracyMeter, mcnemar
+from onnxshrink.measure.accuracy import AccuracyMeter, mcnemar, paired_difference_interval
 
 
 def scores(*classes: int) -> dict[str, np.ndarray]:
@@ -48,3 +48,28 @@ def test_mcnemar_is_the_two_sided_binomial_test(first: int, second: int) -> None
 
 def test_mcnemar_of_many_samples() -> None:
     assert mcnemar(5000, 5200) == pytest.approx(0.0488, abs=1e-4)
+
+
+def test_models_that_agree_everywhere_still_have_an_interval_of_some_width() -> None:
+    low, high = paired_difference_interval(0, 0, 450)
+    assert high == -low == pytest.approx(1.96 / 452)
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 400))
+def test_the_interval_is_about_the_difference_and_turns_with_the_models(first: int, second: int, both: int) -> None:
+    samples = first + second + both
+    low, high = paired_difference_interval(first, second, samples)
+    assert paired_difference_interval(second, first, samples) == pytest.approx((-high, -low))
+    assert -1 <= low <= high <= 1
+    assert low < (second - first) / (samples + 2) < high or low == -1
+
+
+@pytest.mark.parametrize(("truth", "samples"), [(0.02, 200), (0.05, 450), (0.2, 100)])
+def test_the_interval_holds_the_truth_about_as_often_as_it_says(truth: float, samples: int) -> None:
+    """A result that flips a share ``truth`` of the answers to wrong, and half as many to right."""
+    random, held = np.random.default_rng(0), 0
+    for _ in range(2000):
+        worse, better, _same = random.multinomial(samples, [truth, truth / 2, 1 - 1.5 * truth])
+        low, high = paired_difference_interval(int(worse), int(better), samples)
+        held += low <= -truth / 2 <= high
+    assert 0.93 <= held / 2000 <= 0.985

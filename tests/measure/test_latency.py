@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from onnxshrink.measure import latency
-from onnxshrink.measure.latency import LatencyComparison, combined, compare_latency
+from onnxshrink.measure.latency import combined, compare_latency
+from onnxshrink.measured import LatencyComparison
 
 
 class Machine:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxshrink.numerics.agreement import Agreement, AgreementMeter, class_scores
+from onnxshrink.measured import Agreement
+from onnxshrink.numerics.agreement import AgreementMeter, class_scores
 
 FLOATS = hnp.arrays(
     np.float32, hnp.array_shapes(max_dims=3, max_side=5), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)

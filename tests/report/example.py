@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from onnxshrink.measure.accuracy import Accuracy
-from onnxshrink.measure.latency import LatencyComparison
-from onnxshrink.measure.machine import Machine
-from onnxshrink.measure.size import InitializerFacts, ModelSize
-from onnxshrink.numerics.agreement import Agreement, OutputAgreement
+from onnxshrink.measured import (
+    Accuracy,
+    Agreement,
+    InitializerFacts,
+    LatencyComparison,
+    Machine,
+    ModelSize,
+    OutputAgreement,
+)
 from onnxshrink.passes.base import Change, Skip
 from onnxshrink.report.report import DataFacts, ModelFacts, PassRecord, Report
 

@@ -50,7 +50,8 @@ def test_any_values_come_back_exactly(
 
 def test_the_text_is_strict_json_with_the_version_and_the_first_figures_on_top() -> None:
     data = json.loads(to_json(example_report()), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert list(data)[:2] == ["schema_version", "summary"]
+    assert list(data)[:3] == ["schema_version", "kind", "summary"]
+    assert data["kind"] == "compression"
     assert data["schema_version"] == 1
     assert data["summary"] == {
         "original_bytes": 412_000,
@@ -83,6 +84,7 @@ def edited(**fields: Any) -> str:
         ("[]", "not an onnxshrink report"),
         ('{"a": 1}', "not an onnxshrink report"),
         (edited(schema_version=2), "schema version 2, newer than the 1"),
+        (edited(kind="poem"), "does not know reports of kind 'poem'"),
         (edited(seed="seven"), "damaged: expected int, got 'seven'"),
         (edited(original=None), "damaged"),
         (edited(passes=[{"text": "x"}]), "damaged"),

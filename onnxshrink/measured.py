@@ -1,0 +1,209 @@
+"""What measurements give: frozen plain values, apart from the code that measures.
+
+Saved reports are read, compared and judged with these alone. This module imports nothing heavy, and must not: a command
+that only reads reports starts in a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts that decide how fast a model runs.
+
+    Attributes:
+        cpu: model name of the processor.
+        cores: processors that this process may use.
+        cpu_features: instruction sets that matter for int8 and fp16 kernels, sorted; empty when unknown.
+        memory_bytes: physical memory; None when unknown.
+        system: operating system and architecture.
+    """
+
+    cpu: str
+    cores: int
+    cpu_features: tuple[str, ...]
+    memory_bytes: int | None
+    system: str
+
+
+@dataclass(frozen=True)
+class InitializerFacts:
+    """One stored constant: an initializer, or the tensor of a Constant node under the name of its output.
+
+    Attributes:
+        size_bytes: bytes of its elements as stored.
+        zeros: elements equal to zero; None for strings.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    size_bytes: int
+    zeros: int | None
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether its elements count as parameters: floating point, or integers of at most 8 bits (quantized)."""
+        return self.dtype.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT2", "INT4", "INT8", "UINT2", "UINT4", "UINT8"))
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Bytes and parameters of a model.
+
+    Attributes:
+        files: bytes per file name: the model file first, then its external data files.
+        gzip_bytes: size of all files together under gzip; None when not measured.
+        zstd_bytes: the same under zstd; None when not measured or when zstandard is not installed.
+        parameters: elements of all floating-point constants and of all integer constants of at most 8 bits.
+        zeros: how many of them are stored as zero.
+        bytes_by_op: bytes of the constants that nodes of each operator read, largest first; a constant that several
+            nodes read counts once, for the first of them.
+        initializers: every stored constant, in graph order.
+    """
+
+    files: Mapping[str, int]
+    gzip_bytes: int | None
+    zstd_bytes: int | None
+    parameters: int
+    zeros: int
+    bytes_by_op: Mapping[str, int]
+    initializers: tuple[InitializerFacts, ...]
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the model file and its external data files."""
+        return sum(self.files.values())
+
+
+@dataclass(frozen=True)
+class OutputAgreement:
+    """Agreement of one output, over all samples. ``None`` where the output has no floating-point numbers.
+
+    Attributes:
+        elements: compared elements.
+        equal_share: share of elements that are equal.
+        max_abs_difference: largest |f − f'|.
+        relative_error: ‖f − f'‖ / ‖f‖; 0 for equal outputs, infinite when only ‖f‖ is 0.
+        cosine: also None when a norm is 0 or the error is infinite.
+        sqnr_db: also None when it is not finite (equal outputs, or a signal or error without bounds).
+        top1: share of samples with the same best class; None unless every batch looked like class scores
+            (see :func:`class_scores`).
+    """
+
+    name: str
+    elements: int
+    equal_share: float
+    max_abs_difference: float | None
+    relative_error: float | None
+    cosine: float | None
+    sqnr_db: float | None
+    top1: float | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of two models' outputs.
+
+    Attributes:
+        samples: samples compared.
+        outputs: one entry per output, in the model's order.
+        equal_share: share of equal elements over all outputs.
+        max_abs_difference: largest of all floating-point outputs; None when there is none.
+        relative_error: all floating-point outputs taken as one vector; ``cosine`` and ``sqnr_db`` likewise.
+        top1: the smallest top-1 agreement of the outputs that look like class scores; None without one.
+    """
+
+    samples: int
+    outputs: tuple[OutputAgreement, ...]
+    equal_share: float
+    max_abs_difference: float | None
+    relative_error: float | None
+    cosine: float | None
+    sqnr_db: float | None
+    top1: float | None
+
+    @property
+    def mean_relative_error(self) -> float | None:
+        """Root mean square of the outputs' relative errors, each output counting the same; None when none has one."""
+        known = [output.relative_error for output in self.outputs if output.relative_error is not None]
+        return math.sqrt(sum(error**2 for error in known) / len(known)) if known else None
+
+
+@dataclass(frozen=True)
+class LatencyComparison:
+    """Paired timings of two models.
+
+    Attributes:
+        original_ms: time of one run of the original, one value per round; ``result_ms`` likewise, same rounds.
+        repeats: runs inside one timing.
+        original_median_ms: median of ``original_ms``; ``result_median_ms`` likewise.
+        ratio: latency of the result over that of the original, above 1 is slower. Estimated from paired rounds
+            (see :mod:`onnxshrink.numerics.bootstrap`): on a busy machine it is nearer the truth than the ratio of the
+            medians.
+        ratio_low: lower end of the 95 % confidence interval of ``ratio``; ``ratio_high`` the upper end.
+        significant: whether the interval excludes 1, ``ratio`` is more than ``NEGLIGIBLE`` away from 1, and, when
+            several pairs of sessions were timed, every pair says the same.
+    """
+
+    original_ms: tuple[float, ...]
+    result_ms: tuple[float, ...]
+    repeats: int
+    original_median_ms: float
+    result_median_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    significant: bool
+
+    @property
+    def verdict(self) -> str:
+        """``no significant difference``, ``1.12x slower`` or ``1.30x faster``."""
+        if not self.significant:
+            return "no significant difference"
+        return f"{self.ratio:.2f}x slower" if self.ratio > 1 else f"{1 / self.ratio:.2f}x faster"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of both models.
+
+    Attributes:
+        metric: name of the metric: ``top-1``.
+        output: the output that was read as class scores.
+        samples: labelled samples.
+        original: share of samples that the original gets right; ``result`` likewise.
+        p_value: two-sided exact McNemar test of "both models are right equally often", from the samples that only
+            one of them gets right.
+        unit: ``share`` of 1, ``dB``, or ``value``.
+        higher_is_better: whether more is better.
+        difference_low: lower end of the 95 % interval of ``result`` − ``original``; ``difference_high`` the upper end;
+            None when unknown.
+    """
+
+    metric: str
+    output: str
+    samples: int
+    original: float
+    result: float
+    p_value: float
+    unit: Literal["share", "dB", "value"] = "share"
+    higher_is_better: bool = True
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+    @property
+    def difference(self) -> float:
+        """Result − original, in the metric's unit."""
+        return self.result - self.original
+
+    @property
+    def drop_points(self) -> float:
+        """Percentage points lost; negative when the result is better."""
+        return 100 * (self.original - self.result)

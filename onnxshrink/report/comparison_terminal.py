@@ -1,0 +1,53 @@
+"""A comparison on a terminal: a table of figures with verdicts, then what else changed."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onnxshrink.report.comparison import Comparison, Pairing, changed_text
+from onnxshrink.report.terminal import gate_table
+
+_TONES = {"better": "green", "worse": "red", "not comparable": "yellow"}
+_WIDEST = 120
+
+
+def render_comparison(comparison: Comparison, console: Console) -> None:
+    """Print every pairing below the other."""
+    width = min(console.width, _WIDEST)
+    for pairing in comparison.pairings:
+        console.print(Text(f"{comparison.base} → {pairing.name}", style="bold"), width=width)
+        for warning in pairing.warnings:
+            console.print(Text(f"! {warning}", style="yellow"), width=width)
+        console.print(_figures(pairing), width=width)
+        console.print()
+        if pairing.gates:
+            console.print(gate_table(pairing.gates), width=width)
+            console.print()
+        if pairing.changes:
+            console.print(_changes(pairing), width=width)
+            console.print()
+
+
+def _figures(pairing: Pairing) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("base", "new"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("new / base", overflow="fold")
+    table.add_column("", overflow="fold")
+    for figure in pairing.figures:
+        verdict = Text(figure.verdict, style=_TONES.get(figure.verdict, ""))
+        table.add_row(figure.label, figure.base, figure.new, figure.change, verdict)
+    return table
+
+
+def _changes(pairing: Pairing) -> Table:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(overflow="fold", max_width=36)
+    table.add_column(overflow="fold")
+    for change in pairing.changes:
+        table.add_row(Text(change.label, style="bold"), Text(changed_text(change)))
+    return table
