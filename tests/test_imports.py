@@ -13,17 +13,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "onnxshrink"
 LAYERS = (
     ("errors", "atomic_files"),
     ("numerics",),
+    ("metrics",),
     ("graph",),
     ("measure",),
     ("calibration",),
     ("passes.base", "storage"),
     ("passes",),
-    ("recipe", "presets", "provenance"),
+    ("recipe", "presets", "provenance", "metrics.spelling"),
     ("report", "inspection", "advice", "source"),
-    ("passes.checks", "passes.runner", "evidence", "calibrated", "integer_regions", "trial"),
+    ("passes.checks", "passes.runner", "judging", "evidence", "calibrated", "integer_regions", "trial"),
     ("sensitivity",),
     ("report.sensitivity_terminal", "alternatives"),
-    ("shrink",),
+    ("shrink", "evaluation"),
     ("cli", "__main__"),
 )
 """From the bottom up. A module belongs to the longest name that it starts with."""
