@@ -85,7 +85,7 @@ def pass_text(one_pass: Pass) -> str:
 
 
 def _parse_pass(part: str, recipe: str) -> Pass:
-    name, values = parse_spelled(part or recipe, "recipe")
+    name, values = parse_spelled(part, "recipe", recipe)
     return build(pass_class(name), values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from onnxshrink.graph.load import load_model
 from onnxshrink.measure.accuracy import Accuracy
 from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.session import open_session
+from onnxshrink.metrics.base import Unit
 from onnxshrink.numerics.agreement import Agreement
 from onnxshrink.report.report import Alternative, Report
 from onnxshrink.shrink import compress
@@ -72,6 +74,28 @@ def test_the_drop_is_that_of_the_metric_or_the_lost_energy() -> None:
     assert relative_drop(agreement, accuracy) == pytest.approx((0.03 - 0.01) / 0.8)  # one sample says nothing
     assert relative_drop(agreement, replace(accuracy, result=0.79)) == pytest.approx(0)
     assert relative_drop(agreement, replace(accuracy, result=0.82)) == pytest.approx(-0.02 / 0.8)
+
+
+@pytest.mark.parametrize(
+    ("unit", "higher_is_better", "original", "result", "drop"),
+    [
+        ("share", False, 0.1, 0.13, 0.02 / 0.9),  # of what is right, one sample not counted
+        ("dB", True, 9.4, 9.3, 1 - 10**-0.01),
+        ("dB", True, -3.0, -2.0, 1 - 10**0.1),  # better, though below 0
+        ("value", True, 0.8, 0.76, 0.05),
+        ("value", True, -0.5, -0.6, 0.2),
+        ("value", False, 0.2, 0.21, 0.05),  # errors
+        ("value", False, 0.2, 0.18, -0.1),
+        ("value", False, 0.2, math.inf, math.inf),
+        ("dB", True, 3.0, 3.0, 0.0),
+    ],
+)
+def test_the_drop_of_every_kind_of_metric(
+    unit: Unit, higher_is_better: bool, original: float, result: float, drop: float
+) -> None:
+    accuracy = Accuracy("m", "y", 100, original, result, unit=unit, higher_is_better=higher_is_better)
+    agreement = Agreement(100, (), 0.0, None, None, None, None, None)
+    assert relative_drop(agreement, accuracy) == pytest.approx(drop)
 
 
 def _compressed(tmp_path: Path, **options: object) -> Report:

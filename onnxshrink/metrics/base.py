@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from onnxshrink.errors import DataError
-from onnxshrink.numerics.resampling import Values
+from onnxshrink.numerics.resampling import Values, totals
 
 Unit = Literal["share", "dB", "value"]
 
@@ -125,14 +125,14 @@ def labels_of(batch: Judged) -> np.ndarray:
 
 def ratio_of_sums(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Σ row[0] / Σ row[1]; 0 where there is nothing to divide by."""
-    totals = counts @ rows[:, :2]
-    quotients: np.ndarray = np.divide(totals[:, 0], totals[:, 1], out=np.zeros(len(totals)), where=totals[:, 1] != 0)
+    parts, wholes = totals(rows[:, :2], counts).T
+    quotients: np.ndarray = np.divide(parts, wholes, out=np.zeros(len(counts)), where=wholes != 0)
     return quotients
 
 
 def mean_of_rows(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The mean of row[0]."""
-    means: np.ndarray = (counts @ rows[:, 0]) / counts.sum(axis=1)
+    means: np.ndarray = totals(rows[:, :1], counts)[:, 0] / counts.sum(axis=1)
     return means
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from onnxshrink.errors import DataError, RecipeError
 from onnxshrink.metrics.base import Bound, Judged, Metric
 from onnxshrink.numerics.boxes import Boxes, matched, without_duplicates
+from onnxshrink.numerics.resampling import totals
 
 _ROWS = {
     6: ("x1", "y1", "x2", "y2", "score", "class"),
@@ -169,9 +170,9 @@ class Detection(Metric):
 
 def _f1(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Where there is nothing to find and nothing was found, all is right."""
-    totals = counts @ rows
-    boxes = totals[:, 1] + totals[:, 2]
-    shares: np.ndarray = np.divide(2 * totals[:, 0], boxes, out=np.ones(len(totals)), where=boxes > 0)
+    sums = totals(rows, counts)
+    boxes = sums[:, 1] + sums[:, 2]
+    shares: np.ndarray = np.divide(2 * sums[:, 0], boxes, out=np.ones(len(sums)), where=boxes > 0)
     return shares
 
 

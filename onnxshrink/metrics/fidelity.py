@@ -17,6 +17,7 @@ import numpy as np
 from onnxshrink.errors import DataError
 from onnxshrink.metrics.base import Bound, Judged, Metric, mean_of_rows, per_sample, read_output, with_ones
 from onnxshrink.numerics.agreement import class_scores
+from onnxshrink.numerics.resampling import totals
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class _Distance(Fidelity):
             reference = [_vectors(batch.reference, name, batch.samples) for name in floating]
             result = [_vectors(batch.outputs, name, batch.samples) for name in floating]
             if any(one.shape != other.shape for one, other in zip(reference, result, strict=True)):
-                return self.row(np.full((batch.samples, 3), [0.0, np.inf, np.inf]))
+                return self.row(np.full((batch.samples, 4), [0.0, 1.0, 1.0, np.inf]))
             f, g = np.concatenate(reference, axis=1), np.concatenate(result, axis=1)
             energies = [(f * g).sum(axis=1), (f * f).sum(axis=1), (g * g).sum(axis=1), ((f - g) ** 2).sum(axis=1)]
             return self.row(np.stack(energies, axis=1))
@@ -139,9 +140,9 @@ class Top1Agreement(Fidelity):
 
 def _error_share(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """‖f − f'‖² / ‖f‖²: 0 for equal outputs, infinite when only ‖f‖ is 0."""
-    totals = counts @ rows
+    sums = totals(rows, counts)
     shares: np.ndarray = np.divide(
-        totals[:, 0], totals[:, 1], out=np.where(totals[:, 0] > 0, np.inf, 0.0), where=totals[:, 1] > 0
+        sums[:, 0], sums[:, 1], out=np.where(sums[:, 0] > 0, np.inf, 0.0), where=sums[:, 1] > 0
     )
     return shares
 

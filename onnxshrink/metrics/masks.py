@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxshrink.errors import DataError
 from onnxshrink.metrics.base import Bound, Judged, Metric, is_whole, labels_of, read_output
+from onnxshrink.numerics.resampling import totals
 
 _EXPECTED = "class scores [samples, classes, height, width], or one score or class per pixel"
 
@@ -83,11 +84,11 @@ class MeanIou(Metric):
             classes = int(max(found[counted].max(initial=0), wanted[counted].max(initial=0))) + 1
         samples = len(found)
         cells = np.arange(samples)[:, None] * classes
-        totals = [
+        overlaps = [
             np.bincount((cells + masks)[chosen], minlength=samples * classes).reshape(samples, classes)
             for masks, chosen in ((found, counted & (found == wanted)), (found, counted), (wanted, counted))
         ]
-        both, first, second = totals
+        both, first, second = overlaps
         return np.stack([both, first + second - both], axis=2).reshape(samples, -1).astype(np.float64)
 
 
@@ -96,8 +97,8 @@ def _pixels(labels: np.ndarray) -> tuple[int, int]:
 
 
 def _mean_iou(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    totals = counts @ rows
-    both, union = totals[:, 0::2], totals[:, 1::2]
+    sums = totals(rows, counts)
+    both, union = sums[:, 0::2], sums[:, 1::2]
     shares = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     means: np.ndarray = shares.sum(axis=1) / np.maximum((union > 0).sum(axis=1), 1)
     return means

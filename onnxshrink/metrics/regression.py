@@ -20,6 +20,7 @@ import numpy as np
 from onnxshrink.errors import DataError
 from onnxshrink.metrics.base import Bound, Judged, Metric, labels_of, ratio_of_sums, read_output, single_column
 from onnxshrink.numerics.correlation import pearson, spearman
+from onnxshrink.numerics.resampling import totals
 
 _MOST_TARGETS = 64
 _EPSILON = 1e-12
@@ -134,9 +135,9 @@ class R2(_Regression):
 
 
 def _r2(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    totals = counts @ rows
-    error, first, second = np.split(totals[:, 1:], 3, axis=1)
-    spread = np.maximum(second - first**2 / totals[:, :1], 0)
+    sums = totals(rows, counts)
+    error, first, second = np.split(sums[:, 1:], 3, axis=1)
+    spread = np.maximum(second - first**2 / sums[:, :1], 0)
     exact = np.where(error == 0, 1.0, 0.0)
     varied = spread > _EPSILON * np.maximum(second, _EPSILON)
     scores = np.where(varied, 1 - error / np.where(varied, spread, 1), exact)

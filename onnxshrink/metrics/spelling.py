@@ -72,7 +72,7 @@ def metric_text(metric: Metric) -> str:
 
 
 def _parse_metric(part: str) -> Metric:
-    name, values = parse_spelled(part, "metrics")
+    name, values = parse_spelled(part, "metrics", part)
     if ":" in name:
         return build(Custom, {**values, "function": name})
     return build(metric_class(name), values)

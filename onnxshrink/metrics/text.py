@@ -27,8 +27,8 @@ class _ErrorRate(Metric):
     """What both rates share.
 
     Attributes:
-        alphabet: the characters of the classes in their order, without the blank (or with any character in its place);
-            ``@FILE`` reads one character per line.
+        alphabet: the characters of the classes in their order, without the blank (with class scores also with any
+            character in its place); ``@FILE`` reads one character per line.
         blank: the class that stands for no character; −1 is the last.
         layout: order of the axes: ``ntc`` samples first, ``tnc`` time first; ``auto`` finds the axis of samples.
     """

@@ -9,39 +9,42 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxshrink.numerics.resampling import totals
+
+_EPSILON = 1e-14
+
 
 def pearson(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Correlation of ``x`` and ``y`` for every row of counts.
-
-    Args:
-        x: (n,), or (resamples, n); ``y`` likewise.
-        counts: (resamples, n), how often each row is taken.
-
-    Returns:
-        (resamples,)
-    """
-    total = counts.sum(axis=1, keepdims=True)
-    dx = x - (counts * x).sum(axis=1, keepdims=True) / total
-    dy = y - (counts * y).sum(axis=1, keepdims=True) / total
-    norms = np.sqrt((counts * dx * dx).sum(axis=1) * (counts * dy * dy).sum(axis=1))
-    products = (counts * dx * dy).sum(axis=1)
-    result: np.ndarray = np.divide(products, norms, out=np.zeros_like(norms), where=norms > 0)
+    """Correlation of ``x`` and ``y``, (n,), for every row of counts (resamples, n): how often each row is taken."""
+    x, y = x - x.mean(), y - y.mean()  # sums of squares of numbers far from 0 would cancel
+    columns = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+    size, sx, sy, sxx, syy, sxy = totals(columns, counts).T
+    spread_x, spread_y = sxx - sx * sx / size, syy - sy * sy / size
+    varied = (spread_x > _EPSILON * sxx) & (spread_y > _EPSILON * syy)
+    norms = np.sqrt(np.where(varied, spread_x * spread_y, 1))
+    result: np.ndarray = np.where(varied, (sxy - sx * sy / size) / norms, 0)
     return result.clip(-1, 1)
 
 
 def spearman(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Rank correlation of ``x`` and ``y``, (n,), for every row of counts (resamples, n)."""
-    return pearson(mean_ranks(x, counts), mean_ranks(y, counts), counts)
+    places = [np.unique(column, return_inverse=True)[1].reshape(-1) for column in (x, y)]
+    result = np.empty(len(counts))
+    for index, taken in enumerate(counts):  # one resample at a time stays in the processor's cache
+        dx, dy = (_centred_ranks(place, taken) for place in places)
+        norm = np.sqrt((taken * dx * dx).sum() * (taken * dy * dy).sum())
+        result[index] = (taken * dx * dy).sum() / norm if norm > 0 else 0
+    return result.clip(-1, 1)
 
 
-def mean_ranks(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The mean rank of every row among all that are taken, from 0, (resamples, n); equal values share theirs."""
-    order = np.argsort(x, kind="stable")
-    ordered = x[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    sizes = np.add.reduceat(counts[:, order], starts, axis=1)
-    middles = np.cumsum(sizes, axis=1) - (sizes + 1) / 2
-    group = np.empty(len(x), np.int64)
-    group[order] = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(x))))
-    ranks: np.ndarray = middles[:, group]
+def _centred_ranks(places: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """The mean rank of every row among all that are taken, less the mean of all ranks.
+
+    Args:
+        places: (n,), the place of each row's value among the different values.
+        taken: (n,), how often each row is taken.
+    """
+    sizes = np.bincount(places, weights=taken)
+    middles = np.cumsum(sizes) - sizes / 2
+    ranks: np.ndarray = (middles - taken.sum() / 2)[places]
     return ranks

@@ -88,15 +88,15 @@ def spelled(named: Named, name: str | None = None) -> str:
     return f"{name}{{{fields}}}" if fields else name
 
 
-def parse_spelled(part: str, kind: str) -> tuple[str, dict[str, Any]]:
-    """The name and the field texts of ``name{field=value,…}``. ``kind`` says in errors what is being read.
+def parse_spelled(part: str, kind: str, line: str) -> tuple[str, dict[str, Any]]:
+    """The name and the field texts of ``name{field=value,…}``. Errors name the ``kind`` of the ``line``.
 
     Raises:
         RecipeError: bad syntax.
     """
     name, brace, rest = part.partition("{")
     if not name or (brace and not rest.endswith("}")):
-        raise RecipeError(f"cannot read '{part}' in the {kind}: write name or name{{field=value,...}}")
+        raise RecipeError(f"cannot read '{part or line}' in the {kind}: write name or name{{field=value,...}}")
     values: dict[str, Any] = {}
     for item in split_outside_quotes(rest[:-1], ",") if brace and rest[:-1].strip() else []:
         key, equals, value = item.strip().partition("=")
