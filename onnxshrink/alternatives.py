@@ -261,7 +261,10 @@ def _metric_drop(accuracy: Accuracy) -> float:
     - dB: the share of the power ratio that is lost, 1 − 10^(−lost / 10): 0.01 is 0.044 dB.
     - value, more is better (correlations, R²): what is lost over the original's absolute value.
     - value, less is better (errors): the growth of the error over the original's.
+    - against the original's own outputs: what is not kept of them, of a relative error or SQNR the lost energy.
     """
+    if accuracy.against_original:
+        return _distance_from_original(accuracy)
     lost = accuracy.drop
     if lost == 0 or math.isinf(lost):
         return lost
@@ -271,6 +274,12 @@ def _metric_drop(accuracy: Accuracy) -> float:
         return lost / max(abs(accuracy.original), _LEAST)
     whole = accuracy.original if accuracy.higher_is_better else 1 - accuracy.original
     return (max(lost - 1 / accuracy.samples, 0.0) if lost > 0 else lost) / max(whole, _LEAST)
+
+
+def _distance_from_original(accuracy: Accuracy) -> float:
+    if accuracy.unit == "dB":
+        return 10 ** (-accuracy.result / 10)
+    return 1 - accuracy.result if accuracy.higher_is_better else accuracy.result**2
 
 
 def pick(tried: Sequence[Alternative], wish: Wish) -> int | None:

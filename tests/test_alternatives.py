@@ -25,6 +25,7 @@ SAMPLE = Path(__file__).resolve().parents[1] / "sample_models" / "digits_cnn"
 
 WEIGHTS = Alternative("w", size_bytes=100, relative_error=0.01, drop=0.0, latency_ratio=1.01)
 STATIC = Alternative("s", size_bytes=99, relative_error=0.03, drop=0.005, latency_ratio=0.7, significant=True)
+NOTHING = Agreement(100, (), 0.0, None, None, None, None, None)
 SLOW = Alternative("d", size_bytes=90, relative_error=0.02, drop=0.0, latency_ratio=1.3, significant=True)
 
 
@@ -94,8 +95,20 @@ def test_the_drop_of_every_kind_of_metric(
     unit: Unit, higher_is_better: bool, original: float, result: float, drop: float
 ) -> None:
     accuracy = Accuracy("m", "y", 100, original, result, unit=unit, higher_is_better=higher_is_better)
-    agreement = Agreement(100, (), 0.0, None, None, None, None, None)
-    assert relative_drop(agreement, accuracy) == pytest.approx(drop)
+    assert relative_drop(NOTHING, accuracy) == pytest.approx(drop)
+
+
+@pytest.mark.parametrize(
+    ("unit", "higher_is_better", "original", "result", "drop"),
+    [("dB", True, math.inf, 20.0, 0.01), ("value", False, 0.0, 0.1, 0.01), ("share", True, 1.0, 0.98, 0.02)],
+)
+def test_the_drop_against_the_originals_own_outputs(
+    unit: Unit, higher_is_better: bool, original: float, result: float, drop: float
+) -> None:
+    accuracy = Accuracy(
+        "m", "y", 100, original, result, unit=unit, higher_is_better=higher_is_better, against_original=True
+    )
+    assert relative_drop(NOTHING, accuracy) == pytest.approx(drop)
 
 
 def _compressed(tmp_path: Path, **options: object) -> Report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,6 @@ class MetricMeter:
         self._bound: Bound | None = None
         self._rows: list[list[np.ndarray]] = []
         self._width = 0
-        self._against_original = False
         self._left: _Left | None = None
 
     def add(
@@ -146,7 +145,6 @@ class MetricMeter:
         if self._bound is None:
             self._bound = self._metric.bind(batches[0])
             self._rows = [[] for _ in models]
-            self._against_original = compared and labels is None
         for kept, batch in zip(self._rows, batches, strict=True):
             rows = self._bound.rows(batch)
             self._width = max(self._width, rows.shape[1])
@@ -164,8 +162,7 @@ class MetricMeter:
         if self._bound is None:
             return None
         tables = self._tables()
-        accuracy = compared_accuracy(self._metric, self._bound, tables[0], tables[1], seed=self._seed)
-        return replace(accuracy, against_original=self._against_original)
+        return compared_accuracy(self._metric, self._bound, tables[0], tables[1], seed=self._seed)
 
     def _tables(self) -> list[np.ndarray]:
         """The rows of each model; narrower ones (of fewer classes) get zeros on the right."""
@@ -208,6 +205,7 @@ def compared_accuracy(metric: Metric, bound: Bound, original: np.ndarray, result
         original_high=intervals[0][1],
         result_low=intervals[1][0],
         result_high=intervals[1][1],
+        against_original=bound.against_original,
     )
 
 

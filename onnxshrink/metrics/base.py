@@ -49,6 +49,7 @@ class Bound:
         rows: a batch → (rows, k), float64.
         values: rows and counts → values, see :data:`~onnxshrink.numerics.resampling.Values`.
         right_or_wrong: whether every row is one sample that is right (1, 1) or wrong (0, 1): McNemar's test applies.
+        against_original: whether the original's outputs are what is right.
     """
 
     label: str
@@ -56,6 +57,7 @@ class Bound:
     rows: Callable[[Judged], np.ndarray]
     values: Values
     right_or_wrong: bool = False
+    against_original: bool = False
 
 
 @dataclass(frozen=True)

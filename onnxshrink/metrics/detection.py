@@ -96,7 +96,7 @@ class Detection(Metric):
             ]
             return np.array(table, np.float64).reshape(-1, 3)
 
-        return Bound(title, ", ".join(names), rows, _f1)
+        return Bound(title, ", ".join(names), rows, _f1, against_original=first.labels is None)
 
     def _found(self, candidates: Boxes) -> Boxes:
         sure = candidates[np.flatnonzero(candidates.scores > self.score)]

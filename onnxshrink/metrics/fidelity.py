@@ -48,7 +48,7 @@ class _Distance(Fidelity):
             energies = [(f * g).sum(axis=1), (f * f).sum(axis=1), (g * g).sum(axis=1), ((f - g) ** 2).sum(axis=1)]
             return self.row(np.stack(energies, axis=1))
 
-        return Bound(self.title, ", ".join(floating), rows, self.values)
+        return Bound(self.title, ", ".join(floating), rows, self.values, against_original=True)
 
     @property
     def title(self) -> str:
@@ -135,7 +135,7 @@ class Top1Agreement(Fidelity):
             ]
             return with_ones(best[0] == best[1])
 
-        return Bound("top-1 agreement", name, rows, mean_of_rows)
+        return Bound("top-1 agreement", name, rows, mean_of_rows, against_original=True)
 
 
 def _error_share(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
