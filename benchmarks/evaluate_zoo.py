@@ -1,8 +1,8 @@
 """Whether `evaluate` gives the figures of each model's own evaluation script, for the model and for compressed forms.
 
 MODELS_DIR holds one folder per model with `model.onnx`, `eval.npz` and `evaluate.py` (prints the metric's name and
-value on its first line). Target: the same figure in all digits that the script prints, so to the last sample; figures in
-dB, which the script computes in float32, to 0.0002 dB.
+value on its first line). Target: the same figure in all digits that the script prints, so to the last sample; figures
+in dB, which the script computes in float32, to 0.0002 dB.
 
     python benchmarks/evaluate_zoo.py MODELS_DIR [--only NAME]
 """

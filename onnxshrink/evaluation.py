@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxshrink.calibration.dataset import LABEL, Dataset
 from onnxshrink.errors import DataError, FileAccessError, RecipeError
-from onnxshrink.judging import Judges, Labelled
+from onnxshrink.judging import Judges, Labelled, LabelledBatch
 from onnxshrink.measure.accuracy import Accuracy, MetricValue, compared_accuracy, metric_value
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.session import Session, SessionSettings
@@ -125,7 +125,7 @@ def _judged_in_batches(
     agreement = AgreementMeter()
     used = 0
     for batch in samples.batches(sessions[-1].inputs, batch_size, limit):
-        outputs = [session.run(batch.feed) for session in sessions]
+        outputs = [_outputs(session, batch) for session in sessions]
         judges.add(outputs, batch)
         if compared:
             _check_same_outputs(*outputs)
@@ -138,6 +138,15 @@ def _judged_in_batches(
     return _Found(
         facts, judges.values(), differences, agreement.agreement() if compared else None, judges.reason, notes
     )
+
+
+def _outputs(session: Session, batch: LabelledBatch) -> dict[str, Any]:
+    try:
+        return session.run(batch.feed)
+    except DataError as error:
+        if batch.samples == 1:
+            raise
+        raise DataError(f"{error} (--batch-size 1 runs one sample at a time)") from error
 
 
 def _check_same_outputs(reference: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:

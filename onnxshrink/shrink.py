@@ -155,6 +155,8 @@ def compress(
             trial = prepare_trial(
                 source, data, wanted, plan.max_relative_error, settings, seed=seed, batch_size=batch_size
             )
+        for one in metrics if measure else ():
+            one.check(labelled=trial is not None and trial.data.labels is not None)
         if plan.needs_data and (trial is None or trial.calibration is None):
             raise DataError(f"{plan.needs_data[0]} needs calibration data: give --data or --calibration-data")
         runner = PassRunner(_context(trial, seed), trial.check if trial else None, tell)

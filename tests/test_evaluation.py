@@ -126,6 +126,23 @@ def test_labels_that_do_not_fit_are_refused(data: Any, options: dict[str, Any], 
         evaluate(linear(), data, **options)
 
 
+def test_a_model_that_takes_no_batch_is_run_sample_by_sample_on_request() -> None:
+    one = model_from_text(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[N, 3] x) => (float[1, 3] y)
+        <int64[2] shape = {1, 3}>
+        {
+            y = Reshape(x, shape)
+        }
+        """
+    )
+    data = {"x": X, "label": X.argmax(axis=1)}
+    with pytest.raises(DataError, match=r"cannot run the model .* \(--batch-size 1 runs one sample at a time\)"):
+        evaluate(one, data)
+    assert evaluate(one, data, batch_size=1).metrics[0].value == 1
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "d.npz").write_bytes(b"no archive")
     with pytest.raises(DataError, match="not a readable"):

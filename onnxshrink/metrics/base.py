@@ -81,11 +81,19 @@ class Metric(ABC):
         if self.output is not None and self.output not in first.outputs:
             known = ", ".join(first.outputs)
             raise DataError(f"{self.name}: the model has no output '{self.output}' (its outputs: {known})")
-        if self.needs_labels and first.labels is None:
-            raise DataError(f"{self.name} needs labels: add an array 'label' to the data, or name it with --label")
+        self.check(labelled=first.labels is not None)
         if first.group > (2 if self.judges_pairs else 1):
             raise DataError(f"{self.name} needs one label per sample, but {first.group} samples share one")
         return self._bind(first)
+
+    def check(self, *, labelled: bool) -> None:
+        """Refuse what can be refused before the model is run.
+
+        Raises:
+            DataError: the metric needs labels that are not there, or cannot be computed in batches.
+        """
+        if self.needs_labels and not labelled:
+            raise DataError(f"{self.name} needs labels: add an array 'label' to the data, or name it with --label")
 
     @abstractmethod
     def _bind(self, first: Judged) -> Bound: ...

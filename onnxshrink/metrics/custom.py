@@ -88,10 +88,9 @@ class Custom(Metric):
         except Exception as error:  # a user's function may raise anything
             raise DataError(f"{self.function} failed: {type(error).__name__}: {first_line(error)}") from error
 
-    def bind(self, first: Judged) -> Bound:
+    def check(self, *, labelled: bool) -> None:
         if self.runs_the_model:
             raise DataError(f"{self.function} runs the model itself: that works with `onnxshrink evaluate` only")
-        return self._bind(first)
 
     def _bind(self, first: Judged) -> Bound:
         def rows(batch: Judged) -> np.ndarray:

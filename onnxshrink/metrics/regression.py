@@ -41,10 +41,18 @@ class _Regression(Metric):
         )
 
 
+def _numbers_of(batch: Judged) -> np.ndarray:
+    """The labels as float64."""
+    labels = labels_of(batch).astype(np.float64)
+    if not np.isfinite(labels).all():
+        raise DataError("the labels contain NaN or infinity: drop those samples")
+    return labels
+
+
 def _difference(batch: Judged, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Label − output and label, both (samples, elements), float64."""
     output = read_output(batch.outputs, name, batch.samples).astype(np.float64)
-    labels = labels_of(batch).astype(np.float64)
+    labels = _numbers_of(batch)
     if output.size != labels.size:
         raise DataError(f"the output '{name}' is {list(output.shape)}, the labels are {list(labels.shape)}")
     labels = labels.reshape(len(labels), -1)
@@ -165,7 +173,7 @@ class _Correlation(Metric):
 
         def rows(batch: Judged) -> np.ndarray:
             predictions = read(read_output(batch.outputs, name, batch.samples))
-            return np.stack([predictions, labels_of(batch).reshape(-1).astype(np.float64)], axis=1)
+            return np.stack([predictions, _numbers_of(batch).reshape(-1)], axis=1)
 
         of_what = " of cosine similarities" if first.group == 2 else ""
         return Bound(self.title + of_what, name, rows, self.values)

@@ -62,6 +62,16 @@ def test_errors_are_one_line(arguments: list[object], code: int, message: str, r
     assert result.err.count("\n") == 1
 
 
+def test_compress_refuses_metrics_that_it_cannot_use_before_it_starts(run_failing: Run, tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text("def looped(run, arrays):\n    return []\n")
+    output = ["compress", MODEL, "-o", tmp_path / "o.onnx", "--metric"]
+    looped = run_failing(*output, f"{tmp_path}/m.py:looped", "--data", DATA)
+    assert "works with `onnxshrink evaluate` only" in looped.err
+    unlabelled = run_failing(*output, "top1")
+    assert (looped.code, unlabelled.code) == (4, 4)
+    assert "top1 needs labels" in unlabelled.err
+
+
 def test_labels_that_no_class_has_stop_both_commands(run_failing: Run, tmp_path: Path) -> None:
     with np.load(DATA) as arrays:
         data = {name: arrays[name] for name in arrays.files}

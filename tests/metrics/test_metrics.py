@@ -199,6 +199,8 @@ INTEGERS = np.array([0, 1, 2])
         ("top5", SCORES, LABELS, "more than 5 classes"),
         ("mse", SCORES, LABELS.astype(float), "numbers of the labels' shape"),
         ("mse", NUMBERS, TEXTS, "needs numbers as labels"),
+        ("mse", NUMBERS, np.where(TARGETS == 9, np.nan, TARGETS), "labels contain NaN"),
+        ("spearman", {"y": X}, np.where(Y == 4, np.inf, Y), "labels contain NaN or infinity"),
         ("cer", SCORES, LABELS, "needs strings as labels"),
         ("cer", {"y": np.zeros((2, 5, 7), np.float32)}, TEXTS, "characters of the 7 classes"),
         ('cer{alphabet="abc"}', {"y": np.zeros((2, 5, 7), np.float32)}, TEXTS, "has 3 characters, but .* 7 classes"),
