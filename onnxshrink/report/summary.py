@@ -11,7 +11,7 @@ from typing import Literal
 from onnxshrink.measure.accuracy import Accuracy
 from onnxshrink.measure.latency import LatencyComparison
 from onnxshrink.numerics.agreement import Agreement, OutputAgreement
-from onnxshrink.report.metric_text import change_interval, change_text, title, value_text, verdict
+from onnxshrink.report.metric_text import change_interval, change_text, interval_text, title, value_text, verdict
 from onnxshrink.report.report import Alternative, ModelFacts, PassRecord, Report
 
 Tone = Literal["good", "bad", "plain"]
@@ -99,22 +99,19 @@ def comparison_rows(report: Report) -> tuple[Row, ...]:
 
 def accuracy_row(accuracy: Accuracy) -> Row:
     """A metric of both models; its tone says whether a significant difference is a good one."""
+    samples = f"{accuracy.samples} samples"
+    result = value_text(accuracy.result, accuracy.unit)
+    if accuracy.against_original:
+        interval = interval_text(accuracy.result_low, accuracy.result_high, accuracy.unit)
+        return Row(title(accuracy), "–", result, f"95 % interval {interval} ({samples})" if interval else samples)
     change = " ".join(filter(None, [change_text(accuracy), change_interval(accuracy)]))
     tone: Tone = "plain"
-    if accuracy.against_original:
-        change = ""
-    elif accuracy.significant:
+    if accuracy.significant:
         tone = "bad" if accuracy.drop > 0 else "good"
     elif accuracy.difference:
         change += ", not significant" if accuracy.significant is False else ", too few samples to judge"
-    samples = f"{accuracy.samples} samples"
-    return Row(
-        title(accuracy),
-        value_text(accuracy.original, accuracy.unit),
-        value_text(accuracy.result, accuracy.unit),
-        f"{change} ({samples})" if change else samples,
-        tone,
-    )
+    original = value_text(accuracy.original, accuracy.unit)
+    return Row(title(accuracy), original, result, f"{change} ({samples})", tone)
 
 
 def agreement_figures(agreement: Agreement | OutputAgreement) -> str:

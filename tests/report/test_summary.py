@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
+from onnxshrink.measure.accuracy import Accuracy
 from onnxshrink.report import summary
 from onnxshrink.report.report import Report
 from tests.report.example import example_report, unmeasured_report
@@ -107,4 +109,8 @@ def test_metrics_read_in_their_units_and_are_judged_only_when_significant() -> N
     )
     assert rows["F1 (macro)"] == ("98.00 %", "93.00 %", "−5.00 points [−6.00, −4.00] (600 samples)", "bad")
     assert rows["SI-SDR"] == ("−1.50 dB", "2.25 dB", "+3.75 dB, too few samples to judge (3 samples)", "plain")
+    found = Accuracy("SQNR", "y", 9, math.inf, 3.0, unit="dB", result_low=2.5, result_high=3.5, against_original=True)
+    row = summary.accuracy_row(found)
+    assert (row.original, row.result, row.change) == ("–", "3.00 dB", "95 % interval [2.50, 3.50] dB (9 samples)")
+    assert summary.accuracy_clause(found) == "SQNR 3.00 dB"
     assert rows["MSE"] == ("0.1000", "infinite", "+∞ (600 samples)", "bad")
