@@ -32,7 +32,10 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
 
 _ROUNDING_DB = 2e-4
 
-RECIPES = ("quantize-weights", "prune-weights{sparsity=0.4},quantize-weights")
+RECIPES = (
+    "freeze-initializers,quantize-weights",
+    "freeze-initializers,prune-weights{sparsity=0.4},quantize-weights",
+)
 
 
 def _script_value(folder: Path, model: Path) -> str:
