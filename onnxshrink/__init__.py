@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxshrink.calibration.dataset import Dataset
     from onnxshrink.errors import OnnxShrinkError
+    from onnxshrink.evaluation import evaluate
     from onnxshrink.inspection import inspect_model
     from onnxshrink.recipe import Recipe
     from onnxshrink.report.report import Report
     from onnxshrink.shrink import compress
 
-__all__ = ["Dataset", "OnnxShrinkError", "Recipe", "Report", "compress", "inspect_model"]
+__all__ = ["Dataset", "OnnxShrinkError", "Recipe", "Report", "compress", "evaluate", "inspect_model"]
 
 _HOMES = {
     "Dataset": "onnxshrink.calibration.dataset",
@@ -21,6 +22,7 @@ _HOMES = {
     "Recipe": "onnxshrink.recipe",
     "Report": "onnxshrink.report.report",
     "compress": "onnxshrink.shrink",
+    "evaluate": "onnxshrink.evaluation",
     "inspect_model": "onnxshrink.inspection",
 }
 

@@ -6,6 +6,7 @@ data: accuracy first (the allowed drop), then the goal. All that was tried is in
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from onnxshrink.graph.save import stage_model
 from onnxshrink.integer_regions import layers_for_float
 from onnxshrink.measure.session import SessionSettings, open_session
 from onnxshrink.measured import Accuracy, Agreement
+from onnxshrink.metrics.base import Metric
 from onnxshrink.passes.base import Pass
 from onnxshrink.passes.quantize_static import QuantizeStatic
 from onnxshrink.passes.runner import PassRunner
@@ -35,6 +37,9 @@ _WORTH_ITS_ERROR = 0.1
 """Latencies closer than this share of the float model's are balanced as equal, and the closer outputs decide."""
 
 _ABOUT_AS_SMALL = 0.01
+
+_LEAST = 1e-9
+"""Losses are divided by no less than this."""
 
 _SPARED_ERRORS = (0.5, 0.25, 0.125)
 """Shares of the predicted error to which the most sensitive nodes are taken out, one after the other."""
@@ -84,6 +89,7 @@ class Trials:
         batch_size: samples per run when latency is measured.
         latency_seconds: time to spend on each latency.
         seed: seeds the statistics.
+        metrics: what the outputs are judged by, the first deciding; empty chooses by labels and outputs.
     """
 
     runner: PassRunner
@@ -92,6 +98,7 @@ class Trials:
     batch_size: int = 1
     latency_seconds: float = 3.0
     seed: int = 0
+    metrics: tuple[Metric, ...] = ()
 
 
 def choose(cleaned: ir.Model, recipes: Sequence[Recipe], trials: Trials, wish: Wish) -> Chosen:
@@ -211,14 +218,14 @@ class _Bench:
     def _measured(self, path: Path, text: str) -> Alternative:
         trials = self._trials
         with open_session(self._original, trials.settings) as first, open_session(path, trials.settings) as second:
-            agreement, accuracy = measure_agreement(first, second, trials.data)
+            outputs = measure_agreement(first, second, trials.data, trials.metrics, seed=trials.seed)
             feed = next(trials.data.batches(first.inputs, trials.batch_size)).feed
         latency, _ = measure_latency((self._original, path), feed, trials.settings, trials.latency_seconds, trials.seed)
         return Alternative(
             text,
             size_bytes=path.stat().st_size,
-            relative_error=agreement.relative_error,
-            drop=relative_drop(agreement, accuracy),
+            relative_error=outputs.agreement.relative_error,
+            drop=relative_drop(outputs.agreement, next(iter(outputs.accuracies), None)),
             latency_ratio=latency.ratio,
             latency_low=latency.ratio_low,
             latency_high=latency.ratio_high,
@@ -235,16 +242,43 @@ def _saved(model: ir.Model, path: Path) -> Path:
 def relative_drop(agreement: Agreement, accuracy: Accuracy | None) -> float:
     """What is lost of the metric, as a share of it; without labels, of the agreement with the original.
 
-    One sample more or less says nothing about a metric: it is not counted. Agreement is the share of the outputs'
-    energy that is kept, 1 − ‖f − f'‖²/‖f‖²: a drop of 1 % is a relative error of 0.1. The share of samples with another
-    best class is no measure of loss: as many may get better as worse.
+    Agreement is the share of the outputs' energy that is kept, 1 − ‖f − f'‖²/‖f‖²: a drop of 1 % is a relative error of
+    0.1. The share of samples with another best class is no measure of loss: as many may get better as worse.
     """
     if accuracy is not None:
-        lost = accuracy.original - accuracy.result
-        return (max(lost - 1 / accuracy.samples, 0.0) if lost > 0 else lost) / max(accuracy.original, 1e-9)
+        return _metric_drop(accuracy)
     if agreement.relative_error is not None:
         return agreement.relative_error**2
     return 1 - agreement.equal_share
+
+
+def _metric_drop(accuracy: Accuracy) -> float:
+    """The loss of a metric as a share, whatever its kind; negative when the result is better.
+
+    - share, more is better: the share of it that is lost. One sample more or less says nothing: it is not counted.
+    - share, less is better (error rates): likewise of what is right, 1 − the rate.
+    - dB: the share of the power ratio that is lost, 1 − 10^(−lost / 10): 0.01 is 0.044 dB.
+    - value, more is better (correlations, R²): what is lost over the original's absolute value.
+    - value, less is better (errors): the growth of the error over the original's.
+    - against the original's own outputs: what is not kept of them, of a relative error or SQNR the lost energy.
+    """
+    if accuracy.against_original:
+        return _distance_from_original(accuracy)
+    lost = accuracy.drop
+    if lost == 0 or math.isinf(lost):
+        return lost
+    if accuracy.unit == "dB":
+        return 1 - 10 ** (-lost / 10)
+    if accuracy.unit == "value":
+        return lost / max(abs(accuracy.original), _LEAST)
+    whole = accuracy.original if accuracy.higher_is_better else 1 - accuracy.original
+    return (max(lost - 1 / accuracy.samples, 0.0) if lost > 0 else lost) / max(whole, _LEAST)
+
+
+def _distance_from_original(accuracy: Accuracy) -> float:
+    if accuracy.unit == "dB":
+        return 10 ** (-accuracy.result / 10)
+    return 1 - accuracy.result if accuracy.higher_is_better else accuracy.result**2
 
 
 def pick(tried: Sequence[Alternative], wish: Wish) -> int | None:

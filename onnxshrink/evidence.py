@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,15 @@ import onnx_ir as ir
 
 from onnxshrink.calibration.dataset import Dataset, Feed
 from onnxshrink.graph.walk import operator_counts
-from onnxshrink.measure.accuracy import AccuracyMeter
+from onnxshrink.judging import Judges, Labelled
 from onnxshrink.measure.compute import measure_compute
 from onnxshrink.measure.latency import combined, compare_latency
 from onnxshrink.measure.own_process import run_in_own_process
 from onnxshrink.measure.session import Session, SessionSettings, open_session
 from onnxshrink.measure.size import measure_size
 from onnxshrink.measured import Accuracy, Agreement, LatencyComparison
+from onnxshrink.metrics.base import Metric
+from onnxshrink.metrics.choice import NoMetricError
 from onnxshrink.numerics.agreement import AgreementMeter
 from onnxshrink.report.report import ModelFacts
 
@@ -34,11 +36,25 @@ class Runtime:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """The result's outputs against the original's.
+
+    Attributes:
+        agreement: how closely they agree.
+        accuracies: the metrics of both; empty without labels, unless a metric that needs none was asked for.
+        reason: why these metrics, when the user named none; or why there is none for the labels.
+    """
+
+    agreement: Agreement
+    accuracies: tuple[Accuracy, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The result against the original, on the same data."""
 
-    agreement: Agreement
-    accuracy: Accuracy | None
+    outputs: Judgement
     latency: LatencyComparison
     feed: Feed
     original: Runtime
@@ -54,34 +70,47 @@ def compare_models(
     batch_size: int,
     latency_seconds: float,
     seed: int,
+    metrics: Sequence[Metric],
     progress: Callable[[str], None],
 ) -> Comparison:
     """Run both files with ONNX Runtime's optimisations on, as users will, and compare them.
 
     Args:
         batch_size: samples per run when latency is measured; agreement is measured in larger batches.
+        metrics: what the outputs are judged by; empty chooses by labels and outputs.
     """
     with open_session(original, settings) as first, open_session(result, settings) as second:
         progress("comparing outputs")
-        agreement, accuracy = measure_agreement(first, second, data)
+        outputs = measure_agreement(first, second, data, metrics, seed=seed)
         feed = next(data.batches(first.inputs, batch_size)).feed
     progress("timing")
     latency, loads = measure_latency((original, result), feed, settings, latency_seconds, seed)
     progress("measuring memory")
     peaks = [run_in_own_process(path, [feed], settings).peak_memory_bytes for path in (original, result)]
     runtimes = [Runtime(tuple(times), peak) for times, peak in zip(loads, peaks, strict=True)]
-    return Comparison(agreement, accuracy, latency, feed, *runtimes)
+    return Comparison(outputs, latency, feed, *runtimes)
 
 
-def measure_agreement(original: Session, result: Session, data: Dataset) -> tuple[Agreement, Accuracy | None]:
-    """How the outputs agree on all samples, and the accuracy of both where there are labels."""
-    agreement, accuracy = AgreementMeter(), AccuracyMeter()
-    for batch in data.batches(original.inputs, _AGREEMENT_BATCH):
+def measure_agreement(
+    original: Session, result: Session, data: Dataset, metrics: Sequence[Metric] = (), *, seed: int = 0
+) -> Judgement:
+    """How the outputs agree on all samples, and the metrics of both where there are labels, or metrics without any.
+
+    Raises:
+        DataError: a metric that was asked for does not fit, or a label that no class has.
+    """
+    samples = Labelled.of(data)
+    agreement, judges = AgreementMeter(), Judges(metrics, samples, compared=True, seed=seed)
+    judged, reason = bool(metrics) or samples.labels is not None, ""
+    for batch in samples.batches(original.inputs, _AGREEMENT_BATCH):
         expected, actual = original.run(batch.feed), result.run(batch.feed)
         agreement.add(expected, actual, batch.samples)
-        if batch.labels is not None:
-            accuracy.add(expected, actual, batch.labels)
-    return agreement.agreement(), accuracy.accuracy()
+        if judged:
+            try:
+                judges.add((expected, actual), batch)
+            except NoMetricError as error:
+                judged, reason = False, str(error)
+    return Judgement(agreement.agreement(), judges.accuracies(), reason or judges.reason)
 
 
 def measure_latency(

@@ -11,6 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+Unit = Literal["share", "dB", "value"]
+"""What a metric is measured in: a share of 1, decibels, or its own unit."""
+
+_SIGNIFICANT = 0.05
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -171,20 +176,55 @@ class LatencyComparison:
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Accuracy of both models.
+class MetricValue:
+    """A metric of one model.
 
     Attributes:
-        metric: name of the metric: ``top-1``.
-        output: the output that was read as class scores.
-        samples: labelled samples.
-        original: share of samples that the original gets right; ``result`` likewise.
-        p_value: two-sided exact McNemar test of "both models are right equally often", from the samples that only
-            one of them gets right.
+        metric: name of the metric for people: ``top-1``.
+        output: the outputs that were read.
+        samples: rows that were judged: samples, or groups of samples that share a label.
+        value: the metric.
+        low: lower end of its 95 % bootstrap interval, ``high`` the upper one; None with fewer than 6 samples, or when
+            the value is not finite.
         unit: ``share`` of 1, ``dB``, or ``value``.
         higher_is_better: whether more is better.
-        difference_low: lower end of the 95 % interval of ``result`` − ``original``; ``difference_high`` the upper end;
-            None when unknown.
+        name: how ``--metric`` spells it, without options: ``top1``.
+    """
+
+    metric: str
+    output: str
+    samples: int
+    value: float
+    low: float | None = None
+    high: float | None = None
+    unit: Unit = "share"
+    higher_is_better: bool = True
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """What gates call it: its name without signs, ``sisdr``."""
+        return _key(self.name or self.metric)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A metric of both models.
+
+    Attributes:
+        metric: name of the metric for people: ``top-1``.
+        output: the outputs that were read.
+        samples: rows that were judged: samples, or groups of samples that share a label.
+        original: the metric of the original; ``result`` likewise.
+        p_value: two-sided exact McNemar test of "both models are right equally often", from the samples that only
+            one of them gets right; None for metrics that are not right or wrong for each sample.
+        unit: ``share`` of 1, ``dB``, or ``value``.
+        higher_is_better: whether more is better.
+        difference_low: lower end of the 95 % interval of result − original, from a bootstrap in which both models are
+            judged on the same resamples; ``difference_high`` the upper one. None with fewer than 6 samples.
+        original_low: lower end of the 95 % interval of ``original``, and so on.
+        against_original: whether the original's own outputs were what is right, so that it is perfect by definition.
+        name: how ``--metric`` spells it, without options: ``top1``.
     """
 
     metric: str
@@ -192,18 +232,51 @@ class Accuracy:
     samples: int
     original: float
     result: float
-    p_value: float
-    unit: Literal["share", "dB", "value"] = "share"
+    p_value: float | None = None
+    unit: Unit = "share"
     higher_is_better: bool = True
     difference_low: float | None = None
     difference_high: float | None = None
+    original_low: float | None = None
+    original_high: float | None = None
+    result_low: float | None = None
+    result_high: float | None = None
+    against_original: bool = False
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """What gates call it: its name without signs, ``sisdr``."""
+        return _key(self.name or self.metric)
 
     @property
     def difference(self) -> float:
         """Result − original, in the metric's unit."""
-        return self.result - self.original
+        return 0.0 if self.result == self.original else self.result - self.original
+
+    @property
+    def drop(self) -> float:
+        """What is lost, in the metric's unit; negative when the result is better."""
+        return -self.difference if self.higher_is_better else self.difference
 
     @property
     def drop_points(self) -> float:
-        """Percentage points lost; negative when the result is better."""
-        return 100 * (self.original - self.result)
+        """Percentage points lost of a share; negative when the result is better."""
+        return 100 * self.drop
+
+    @property
+    def significant(self) -> bool | None:
+        """Whether the models differ by more than chance explains; None when there are too few samples to tell.
+
+        The interval must exclude 0, and where McNemar's test applies, that must agree.
+        """
+        if math.isinf(self.difference):
+            return True
+        if self.difference_low is None or self.difference_high is None:
+            return None if self.p_value is None else self.p_value < _SIGNIFICANT
+        excludes = not self.difference_low <= 0 <= self.difference_high
+        return excludes and (self.p_value is None or self.p_value < _SIGNIFICANT)
+
+
+def _key(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())

@@ -18,7 +18,7 @@ from typing import Any
 
 from onnxshrink.errors import FileAccessError, RecipeError
 from onnxshrink.passes.base import Pass
-from onnxshrink.passes.fields import build, changed_fields, split_outside_quotes, value_text
+from onnxshrink.passes.fields import build, parse_spelled, spelled, split_outside_quotes
 from onnxshrink.passes.registry import pass_class
 
 
@@ -84,21 +84,12 @@ class Recipe:
 
 def pass_text(one_pass: Pass) -> str:
     """A pass as a recipe spells it, with the fields that differ from their defaults."""
-    fields = ",".join(f"{key}={value_text(value)}" for key, value in changed_fields(one_pass).items())
-    return f"{one_pass.name}{{{fields}}}" if fields else one_pass.name
+    return spelled(one_pass)
 
 
 def _parse_pass(part: str, recipe: str) -> Pass:
-    name, brace, rest = part.partition("{")
-    if not name or (brace and not rest.endswith("}")):
-        raise RecipeError(f"cannot read '{part or recipe}' in the recipe: write name or name{{field=value,...}}")
-    values: dict[str, Any] = {}
-    for item in split_outside_quotes(rest[:-1], ",") if brace and rest[:-1].strip() else []:
-        key, equals, value = item.strip().partition("=")
-        if not equals:
-            raise RecipeError(f"cannot read '{item}' in '{part}': write field=value")
-        values[key.strip()] = value.strip()
-    return build(pass_class(name.strip()), values)
+    name, values = parse_spelled(part, "recipe", recipe)
+    return build(pass_class(name), values)
 
 
 def _pass_from_table(table: Any, origin: str) -> Pass:

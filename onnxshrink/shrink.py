@@ -26,6 +26,8 @@ from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.own_process import run_in_own_process
 from onnxshrink.measure.session import SessionSettings, evaluate_constants
+from onnxshrink.metrics.base import Metric
+from onnxshrink.metrics.spelling import parse_metrics
 from onnxshrink.passes.base import Context, Effect
 from onnxshrink.passes.checks import CheckFailure, Outputs
 from onnxshrink.passes.runner import PassRunner
@@ -94,6 +96,7 @@ def compress(
     calibration_samples: int = 100,
     memory_bytes: int | None = None,
     calibration_cache: str | os.PathLike[str] | None = None,
+    metric: str | Sequence[Metric] | None = None,
     goal: Goal = "balanced",
     max_drop: float = 0.01,
     seed: int = 0,
@@ -123,6 +126,8 @@ def compress(
         calibration_samples: how many of them, from the first on.
         memory_bytes: what activations may take while they are calibrated; None: a quarter of the machine's memory.
         calibration_cache: a folder that keeps activation statistics from run to run, by the digests of model and data.
+        metric: metrics in one line, as the command line spells them, the first deciding; None chooses one by labels
+            and outputs.
         goal: what a preset with alternatives chooses by, see :class:`onnxshrink.alternatives.Wish`.
         max_drop: the share of the metric, or without labels of the agreement, that such a preset may lose.
         seed: seeds every random choice, and synthetic inputs.
@@ -148,6 +153,7 @@ def compress(
     plan = _plan(preset, recipe)
     limits = limits_of(gates, recipe, measure=measure, data=data)
     wish = Wish(goal, max_drop)
+    metrics = parse_metrics(metric) if isinstance(metric, str) else tuple(metric or ())
     tell = progress or (lambda _: None)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
     destination = _destination(model, output, force=force, in_place=in_place)
@@ -166,6 +172,8 @@ def compress(
                 source, data, wanted, plan.max_relative_error, settings, seed=seed, batch_size=batch_size
             )
         refuse_unanswerable(limits, trial)
+        for one in metrics if measure else ():
+            one.check(labelled=trial is not None and trial.data.labels is not None)
         if plan.needs_data and (trial is None or trial.calibration is None):
             raise DataError(f"{plan.needs_data[0]} needs calibration data: give --data or --calibration-data")
         runner = PassRunner(_context(trial, seed), trial.check if trial else None, tell)
@@ -174,7 +182,16 @@ def compress(
         tried: tuple[Alternative, ...] = ()
         if plan.alternatives:
             chosen = _chosen(
-                result, plan, trial, runner, settings, wish, batch_size=batch_size, seconds=latency_seconds, seed=seed
+                result,
+                plan,
+                trial,
+                runner,
+                settings,
+                wish,
+                metrics,
+                batch_size=batch_size,
+                seconds=latency_seconds,
+                seed=seed,
             )
             done.append((chosen.recipe, chosen.records))
             result, records, tried = chosen.model, records + chosen.records, chosen.tried
@@ -205,6 +222,7 @@ def compress(
                     batch_size=batch_size,
                     latency_seconds=latency_seconds,
                     seed=seed,
+                    metrics=metrics,
                     progress=tell,
                 )
             report = _report(
@@ -242,6 +260,7 @@ def _chosen(
     runner: PassRunner,
     settings: SessionSettings,
     wish: Wish,
+    metrics: tuple[Metric, ...],
     *,
     batch_size: int,
     seconds: float,
@@ -254,7 +273,7 @@ def _chosen(
     recipes = plan.alternatives
     if trial.calibration is None:
         recipes = tuple(recipe for recipe in recipes if not any(one_pass.needs_data for one_pass in recipe))
-    trials = Trials(runner, trial.data, settings, batch_size, seconds, seed)
+    trials = Trials(runner, trial.data, settings, batch_size, seconds, seed, metrics)
     return choose(cleaned, recipes, trials, wish)
 
 
@@ -362,9 +381,11 @@ def _report(
         threads=settings.threads,
         batch_size=batch_size if comparison else None,
         data=_data_facts(trial.data) if trial else None,
-        agreement=comparison.agreement if comparison else None,
+        agreement=comparison.outputs.agreement if comparison else None,
         latency=comparison.latency if comparison else None,
-        accuracy=comparison.accuracy if comparison else None,
+        accuracy=next(iter(comparison.outputs.accuracies), None) if comparison else None,
+        other_metrics=comparison.outputs.accuracies[1:] if comparison else (),
+        metric_reason=comparison.outputs.reason if comparison else "",
         alternatives=tried,
     )
     if feed is not None and any(record.effect == "lossy" and record.status == "applied" for record in records):
@@ -422,4 +443,4 @@ def _notes_on_data(report: Report, data: Dataset) -> Iterator[str]:
     if data.ignored:
         yield f"these arrays of the data are neither an input nor 'label' and were not used: {', '.join(data.ignored)}"
     if data.labels is not None and report.accuracy is None:
-        yield "the labels were not used: they are not integers, or no output looks like class scores"
+        yield f"the labels were not used: {report.metric_reason}"

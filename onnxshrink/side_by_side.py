@@ -11,6 +11,7 @@ from onnxshrink.errors import ModelError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.session import Session, SessionSettings, TensorSpec, open_session
+from onnxshrink.metrics.base import Metric
 from onnxshrink.report.report import DataFacts, ModelFacts, Report
 from onnxshrink.source import Source, open_source
 from onnxshrink.trial import DataLike, read_data
@@ -21,6 +22,7 @@ def run_side_by_side(
     new: str | os.PathLike[str],
     *,
     data: DataLike | None = None,
+    metrics: Sequence[Metric] = (),
     seed: int = 0,
     threads: int = 0,
     batch_size: int = 1,
@@ -32,6 +34,7 @@ def run_side_by_side(
 
     Args:
         data: samples to run both on; None makes synthetic inputs up. See :func:`onnxshrink.compress` for the others.
+        metrics: what the outputs are judged by; empty chooses by labels and outputs.
 
     Raises:
         OnnxShrinkError: a model cannot be loaded or run, they take other inputs or give other outputs, or the data
@@ -50,6 +53,7 @@ def run_side_by_side(
             batch_size=batch_size,
             latency_seconds=latency_seconds,
             seed=seed,
+            metrics=metrics,
             progress=tell,
         )
         notes = (f"no data was given: the models ran on {samples.description}",) if samples.synthetic else ()
@@ -67,9 +71,11 @@ def run_side_by_side(
             data=DataFacts(
                 samples.description, samples.digest, samples.samples, samples.synthetic, samples.synthetic_seed
             ),
-            agreement=comparison.agreement,
+            agreement=comparison.outputs.agreement,
             latency=comparison.latency,
-            accuracy=comparison.accuracy,
+            accuracy=next(iter(comparison.outputs.accuracies), None),
+            other_metrics=comparison.outputs.accuracies[1:],
+            metric_reason=comparison.outputs.reason,
             notes=notes,
         )
 

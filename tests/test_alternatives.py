@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from onnxshrink.errors import DataError
 from onnxshrink.graph.load import load_model
 from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.session import open_session
-from onnxshrink.measured import Accuracy, Agreement
+from onnxshrink.measured import Accuracy, Agreement, Unit
 from onnxshrink.report.report import Alternative, Report
 from onnxshrink.shrink import compress
 
@@ -22,6 +23,7 @@ SAMPLE = Path(__file__).resolve().parents[1] / "sample_models" / "digits_cnn"
 
 WEIGHTS = Alternative("w", size_bytes=100, relative_error=0.01, drop=0.0, latency_ratio=1.01)
 STATIC = Alternative("s", size_bytes=99, relative_error=0.03, drop=0.005, latency_ratio=0.7, significant=True)
+NOTHING = Agreement(100, (), 0.0, None, None, None, None, None)
 SLOW = Alternative("d", size_bytes=90, relative_error=0.02, drop=0.0, latency_ratio=1.3, significant=True)
 
 
@@ -71,6 +73,40 @@ def test_the_drop_is_that_of_the_metric_or_the_lost_energy() -> None:
     assert relative_drop(agreement, accuracy) == pytest.approx((0.03 - 0.01) / 0.8)  # one sample says nothing
     assert relative_drop(agreement, replace(accuracy, result=0.79)) == pytest.approx(0)
     assert relative_drop(agreement, replace(accuracy, result=0.82)) == pytest.approx(-0.02 / 0.8)
+
+
+@pytest.mark.parametrize(
+    ("unit", "higher_is_better", "original", "result", "drop"),
+    [
+        ("share", False, 0.1, 0.13, 0.02 / 0.9),  # of what is right, one sample not counted
+        ("dB", True, 9.4, 9.3, 1 - 10**-0.01),
+        ("dB", True, -3.0, -2.0, 1 - 10**0.1),  # better, though below 0
+        ("value", True, 0.8, 0.76, 0.05),
+        ("value", True, -0.5, -0.6, 0.2),
+        ("value", False, 0.2, 0.21, 0.05),  # errors
+        ("value", False, 0.2, 0.18, -0.1),
+        ("value", False, 0.2, math.inf, math.inf),
+        ("dB", True, 3.0, 3.0, 0.0),
+    ],
+)
+def test_the_drop_of_every_kind_of_metric(
+    unit: Unit, higher_is_better: bool, original: float, result: float, drop: float
+) -> None:
+    accuracy = Accuracy("m", "y", 100, original, result, unit=unit, higher_is_better=higher_is_better)
+    assert relative_drop(NOTHING, accuracy) == pytest.approx(drop)
+
+
+@pytest.mark.parametrize(
+    ("unit", "higher_is_better", "original", "result", "drop"),
+    [("dB", True, math.inf, 20.0, 0.01), ("value", False, 0.0, 0.1, 0.01), ("share", True, 1.0, 0.98, 0.02)],
+)
+def test_the_drop_against_the_originals_own_outputs(
+    unit: Unit, higher_is_better: bool, original: float, result: float, drop: float
+) -> None:
+    accuracy = Accuracy(
+        "m", "y", 100, original, result, unit=unit, higher_is_better=higher_is_better, against_original=True
+    )
+    assert relative_drop(NOTHING, accuracy) == pytest.approx(drop)
 
 
 def _compressed(tmp_path: Path, **options: object) -> Report:

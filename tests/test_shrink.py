@@ -114,9 +114,9 @@ def test_data_that_was_not_used_is_called_out() -> None:
     images = np.zeros((2, 1, 8, 8), np.float32)
     report = compress(CNN, recipe="drop-unused", data={"input": images, "labels": np.zeros(2)}, latency_seconds=0.1)
     assert any(note.endswith("were not used: labels") for note in report.notes)
-    data = {"input": images, "label": np.zeros(2, np.float32)}
+    data = {"input": images, "label": np.full(2, 0.5, np.float32)}
     report = compress(CNN, recipe="drop-unused", data=data, latency_seconds=0.1)
-    assert any("the labels were not used" in note for note in report.notes)
+    assert any("the labels were not used: no metric fits labels float32 [2]" in note for note in report.notes)
 
 
 def test_a_recipe_that_moves_the_outputs_far_is_called_out() -> None:

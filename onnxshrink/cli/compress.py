@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxshrink.cli.options import HELP, calibration_options, custom_op_lib_option, debug_option, gate_options
+from onnxshrink.cli.options import (
+    HELP,
+    calibration_options,
+    custom_op_lib_option,
+    debug_option,
+    gate_options,
+    metric_option,
+)
 from onnxshrink.presets import DEFAULT_PRESET, PRESETS
 from onnxshrink.recipe import Recipe
 
@@ -56,6 +63,7 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
 )
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="Samples per run when latency is measured.")
 @click.option("--latency-seconds", type=click.FloatRange(0.1), default=3.0, help="Time to spend on timing both models.")
+@metric_option
 @click.option(
     "--goal",
     type=click.Choice(["balanced", "speed", "size"]),
@@ -100,6 +108,7 @@ def compress(
     threads: int,
     batch_size: int,
     latency_seconds: float,
+    metric: str | None,
     goal: Goal,
     max_drop: float,
     seed: int,
@@ -156,6 +165,7 @@ def compress(
             batch_size=batch_size,
             latency_seconds=latency_seconds,
             calibration_cache=calibration_cache,
+            metric=metric,
             goal=goal,
             max_drop=max_drop,
             custom_op_libs=custom_op_libs,

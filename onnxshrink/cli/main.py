@@ -21,6 +21,10 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "verify": ("onnxshrink.cli.verify:verify", "Rebuild a result from what it says about itself, and compare."),
     "inspect": ("onnxshrink.cli.inspect:inspect", "Show what is in a model and what would help."),
     "sensitivity": ("onnxshrink.cli.sensitivity:sensitivity", "Show which nodes lose most in int8."),
+    "evaluate": (
+        "onnxshrink.cli.evaluate:evaluate",
+        "Show a model's metrics on data, or how they differ from another's.",
+    ),
     "passes": ("onnxshrink.cli.passes:passes", "List the passes, or explain one."),
 }
 

@@ -29,6 +29,15 @@ def custom_op_lib_option(command: Command) -> Command:
     )(command)
 
 
+def metric_option(command: Command) -> Command:
+    return click.option(
+        "--metric",
+        metavar="NAME[,NAME…]",
+        help="What outputs are judged by: top1, f1{average=macro}, mse, spearman, cer, miou, detection, si-sdr, "
+        "package.module:function, … (docs/metrics.md); the first decides. [default: chosen by labels and outputs]",
+    )(command)
+
+
 def calibration_options(command: Command) -> Command:
     """What ranges are found on: ``--calibration-data``, ``--calibration-samples`` and ``--memory``, given in bytes."""
     for option in (

@@ -28,15 +28,16 @@ def check_report_paths(paths: Sequence[Path], *, force: bool) -> None:
 
 def write_reports(report: Report, paths: Sequence[Path]) -> None:
     """Write the report once per path, in the format its name ends in."""
+    from onnxshrink.report.json_format import to_json
+    from onnxshrink.report.markdown import to_markdown
+
+    write_texts(paths, as_json=lambda: to_json(report), as_markdown=lambda: to_markdown(report))
+
+
+def write_texts(paths: Sequence[Path], *, as_json: Callable[[], str], as_markdown: Callable[[], str]) -> None:
+    """Write a document once per path, in the format its name ends in."""
     for path in paths:
-        if path.suffix == ".json":
-            from onnxshrink.report.json_format import to_json
-
-            write_text_atomically(path, to_json(report) + "\n")
-        else:
-            from onnxshrink.report.markdown import to_markdown
-
-            write_text_atomically(path, to_markdown(report))
+        write_text_atomically(path, as_json() + "\n" if path.suffix == ".json" else as_markdown())
 
 
 @contextmanager

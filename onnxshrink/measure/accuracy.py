@@ -1,63 +1,127 @@
-"""Top-1 accuracy of the original and the result on the same labelled samples."""
+"""A metric of one model, or of the original and the result on the same samples, with what chance may have added."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from onnxshrink.measured import Accuracy
-from onnxshrink.numerics.agreement import class_scores
+from onnxshrink.errors import DataError
+from onnxshrink.measured import Accuracy, MetricValue
+from onnxshrink.metrics.base import Bound, Judged, Metric
+from onnxshrink.numerics.resampling import interval, resampled_values, value_of
 
 
-class AccuracyMeter:
-    """Accumulates top-1 accuracy batch by batch, on the first output that looks like class scores."""
+class MetricMeter:
+    """Accumulates one metric of one model, or of the original and the result, batch by batch.
 
-    def __init__(self) -> None:
-        self._output: str | None = None
-        self._samples = 0
-        self._original_right = 0
-        self._result_right = 0
-        self._only_original = 0
-        self._only_result = 0
+    Memory is the rows of the metric: a few numbers per sample.
+    """
 
-    def add(self, original: Mapping[str, Any], result: Mapping[str, Any], labels: np.ndarray) -> None:
-        """Add one batch: the outputs of both models by name, and the labels, integers of shape (samples,).
+    def __init__(self, metric: Metric, *, seed: int = 0) -> None:
+        self._metric, self._seed = metric, seed
+        self._bound: Bound | None = None
+        self._rows: list[list[np.ndarray]] = []
+        self._width = 0
+        self._left: _Left | None = None
 
-        Batches without an output of shape (samples, classes) are left out, and so are labels that are not integers.
+    def add(
+        self,
+        models: Sequence[Mapping[str, Any]],
+        labels: np.ndarray | None,
+        samples: int,
+        group: int = 1,
+        *,
+        compared: bool = False,
+    ) -> None:
+        """Add one batch.
+
+        Args:
+            models: the outputs of each model by name: of one, or of the original and the result.
+            labels: one entry per ``group`` samples, of the groups that end in this batch.
+            compared: whether the first model is the reference of metrics that need one.
+
+        Raises:
+            DataError: the outputs or the labels are not of the metric's kind.
         """
-        labels = labels.reshape(-1)
-        name = self._output or _classifier_output(original, len(labels))
-        if name is None or not np.issubdtype(labels.dtype, np.integer):
-            return
-        scores, other_scores = class_scores(original[name]), class_scores(result[name])
-        if scores is None or other_scores is None or not len(scores) == len(other_scores) == len(labels):
-            return
-        self._output = name
-        right, other_right = scores.argmax(axis=1) == labels, other_scores.argmax(axis=1) == labels
-        self._samples += len(labels)
-        self._original_right += int(right.sum())
-        self._result_right += int(other_right.sum())
-        self._only_original += int((right & ~other_right).sum())
-        self._only_result += int((other_right & ~right).sum())
+        if group > 1:
+            self._left, models, samples = _whole_groups(self._left, models, samples, group)
+            if not samples:
+                return
+        batches = [Judged(outputs, samples, labels, models[0] if compared else None, group) for outputs in models]
+        if self._bound is None:
+            self._bound = self._metric.bind(batches[0])
+            self._rows = [[] for _ in models]
+        for kept, batch in zip(self._rows, batches, strict=True):
+            rows = self._bound.rows(batch)
+            self._width = max(self._width, rows.shape[1])
+            kept.append(rows)
+
+    def value(self) -> MetricValue | None:
+        """The metric of the only, or of the last model; None when nothing was added."""
+        if self._bound is None:
+            return None
+        bound, rows = self._bound, self._tables()[-1]
+        return metric_value(self._metric, bound, rows, seed=self._seed)
 
     def accuracy(self) -> Accuracy | None:
-        """The accuracy over everything added so far; None when no batch could be judged."""
-        if self._output is None:
+        """The metric of both models; None when nothing was added."""
+        if self._bound is None:
             return None
-        low, high = paired_difference_interval(self._only_original, self._only_result, self._samples)
-        return Accuracy(
-            metric="top-1",
-            output=self._output,
-            samples=self._samples,
-            original=self._original_right / self._samples,
-            result=self._result_right / self._samples,
-            p_value=mcnemar(self._only_original, self._only_result),
-            difference_low=low,
-            difference_high=high,
-        )
+        tables = self._tables()
+        return compared_accuracy(self._metric, self._bound, tables[0], tables[1], seed=self._seed)
+
+    def _tables(self) -> list[np.ndarray]:
+        """The rows of each model; narrower ones (of fewer classes) get zeros on the right."""
+        padded = [[np.pad(rows, ((0, 0), (0, self._width - rows.shape[1]))) for rows in kept] for kept in self._rows]
+        return [np.concatenate(kept) for kept in padded]
+
+
+def metric_value(metric: Metric, bound: Bound, rows: np.ndarray, *, seed: int) -> MetricValue:
+    """The metric of one model from its rows, with its interval."""
+    low, high = interval(resampled_values([rows], bound.values, seed=seed)[0], len(rows)) or (None, None)
+    value = _judged(value_of(rows, bound.values), metric)
+    return MetricValue(
+        bound.label, bound.output, len(rows), value, low, high, metric.unit, metric.higher_is_better, metric.name
+    )
+
+
+def compared_accuracy(metric: Metric, bound: Bound, original: np.ndarray, result: np.ndarray, *, seed: int) -> Accuracy:
+    """The metric of both models from their rows, with intervals, and McNemar's test where it applies."""
+    if len(original) != len(result):
+        raise DataError(f"{bound.label}: the models gave {len(original)} and {len(result)} values for the same samples")
+    resampled = resampled_values([original, result], bound.values, seed=seed)
+    samples = len(original)
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ has no interval
+        differences: tuple[float | None, float | None] = interval(resampled[1] - resampled[0], samples) or (None, None)
+    intervals = [interval(values, samples) or (None, None) for values in resampled]
+    p_value = None
+    if bound.right_or_wrong:
+        right, other_right = original[:, 0] > 0, result[:, 0] > 0
+        only_first, only_second = int((right & ~other_right).sum()), int((other_right & ~right).sum())
+        p_value = mcnemar(only_first, only_second)
+        if differences[0] is not None:  # a bootstrap of models that never differ would be certain that they never will
+            differences = paired_difference_interval(only_first, only_second, samples)
+    return Accuracy(
+        metric=bound.label,
+        output=bound.output,
+        samples=samples,
+        original=_judged(value_of(original, bound.values), metric),
+        result=_judged(value_of(result, bound.values), metric),
+        p_value=p_value,
+        unit=metric.unit,
+        higher_is_better=metric.higher_is_better,
+        difference_low=differences[0],
+        difference_high=differences[1],
+        original_low=intervals[0][0],
+        original_high=intervals[0][1],
+        result_low=intervals[1][0],
+        result_high=intervals[1][1],
+        against_original=bound.against_original,
+        name=metric.name,
+    )
 
 
 def paired_difference_interval(only_first: int, only_second: int, samples: int) -> tuple[float, float]:
@@ -90,9 +154,34 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * below / (1 << trials))
 
 
-def _classifier_output(outputs: Mapping[str, Any], samples: int) -> str | None:
-    for name, output in outputs.items():
-        scores = class_scores(output)
-        if scores is not None and len(scores) == samples:
-            return name
-    return None
+def _judged(value: float, metric: Metric) -> float:
+    """A value of outputs that are no numbers is the worst there is."""
+    if not math.isnan(value):
+        return value
+    return -math.inf if metric.higher_is_better else math.inf
+
+
+_Left = list[dict[str, np.ndarray]]
+"""Per model, the outputs of samples whose group is not complete yet."""
+
+
+def _whole_groups(
+    left: _Left | None, models: Sequence[Mapping[str, Any]], samples: int, group: int
+) -> tuple[_Left, list[dict[str, np.ndarray]], int]:
+    """Cut batches so that they end where a group of samples ends: what is left over, the outputs, and the samples."""
+    together: _Left = []
+    for index, outputs in enumerate(models):
+        before = left[index] if left is not None else {}
+        together.append(
+            {
+                name: np.concatenate([before[name], output]) if name in before else output
+                for name, output in outputs.items()
+                if isinstance(output, np.ndarray) and output.ndim and len(output) == samples
+                if name not in before or before[name].shape[1:] == output.shape[1:]
+            }
+        )
+    waiting = max((len(array) for part in (left or [])[:1] for array in part.values()), default=0)
+    total = waiting + samples
+    end = total - total % group
+    rest = [{name: array[end:] for name, array in part.items()} for part in together]
+    return rest, [{name: array[:end] for name, array in part.items()} for part in together], end

@@ -1,5 +1,7 @@
 """The typed fields of a pass: how they are spelled in recipes, and how text and TOML become values of their type.
 
+Whatever else is a frozen dataclass with a ``name`` (metrics are) is spelled in the same way.
+
 A field ``min_elements: int`` is spelled ``min-elements=64``. Booleans are ``true`` and ``false``; lists of names are
 joined by ``|``; text that holds a character with a meaning in recipes is a JSON string.
 """
@@ -11,13 +13,22 @@ import json
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from onnxshrink.errors import RecipeError
-from onnxshrink.passes.base import Pass
 from onnxshrink.passes.registry import nearest
 
 _SPECIAL = set(',{}="| \\')
+
+
+class Named(Protocol):
+    """A frozen dataclass that recipes can spell."""
+
+    name: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Spelled = TypeVar("Spelled", bound=Named)
 
 
 def spelling(field_name: str) -> str:
@@ -25,7 +36,7 @@ def spelling(field_name: str) -> str:
     return field_name.replace("_", "-")
 
 
-def field_types(pass_type: type[Pass]) -> dict[str, Any]:
+def field_types(pass_type: type[Named]) -> dict[str, Any]:
     """The type of every field, by its spelling."""
     hints = typing.get_type_hints(pass_type)
     return {spelling(field.name): hints[field.name] for field in dataclasses.fields(pass_type)}
@@ -42,7 +53,7 @@ def type_text(kind: Any) -> str:
     return {bool: "true|false", int: "integer", float: "number", str: "text"}.get(kind, str(kind))
 
 
-def build(pass_type: type[Pass], values: dict[str, Any]) -> Pass:
+def build(pass_type: type[Spelled], values: dict[str, Any]) -> Spelled:
     """Make a pass from values by spelling: text from a recipe, or typed values from TOML.
 
     Raises:
@@ -61,13 +72,38 @@ def build(pass_type: type[Pass], values: dict[str, Any]) -> Pass:
     return pass_type(**arguments)
 
 
-def changed_fields(one_pass: Pass) -> dict[str, Any]:
+def changed_fields(one_pass: Named) -> dict[str, Any]:
     """The fields that differ from their defaults, by spelling, in the order of declaration."""
     return {
         spelling(field.name): getattr(one_pass, field.name)
         for field in dataclasses.fields(one_pass)
         if getattr(one_pass, field.name) != field.default
     }
+
+
+def spelled(named: Named, name: str | None = None) -> str:
+    """``name{field=value,…}`` with the fields that differ from their defaults."""
+    fields = ",".join(f"{key}={value_text(value)}" for key, value in changed_fields(named).items())
+    name = name or named.name
+    return f"{name}{{{fields}}}" if fields else name
+
+
+def parse_spelled(part: str, kind: str, line: str) -> tuple[str, dict[str, Any]]:
+    """The name and the field texts of ``name{field=value,…}``. Errors name the ``kind`` of the ``line``.
+
+    Raises:
+        RecipeError: bad syntax.
+    """
+    name, brace, rest = part.partition("{")
+    if not name or (brace and not rest.endswith("}")):
+        raise RecipeError(f"cannot read '{part or line}' in the {kind}: write name or name{{field=value,...}}")
+    values: dict[str, Any] = {}
+    for item in split_outside_quotes(rest[:-1], ",") if brace and rest[:-1].strip() else []:
+        key, equals, value = item.strip().partition("=")
+        if not equals:
+            raise RecipeError(f"cannot read '{item}' in '{part}': write field=value")
+        values[key.strip()] = value.strip()
+    return name.strip(), values
 
 
 def value_text(value: Any) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from onnxshrink.measured import Accuracy, LatencyComparison
-from onnxshrink.report.gates import METRICS, Estimate, Figures, Reading, metric_key
+from onnxshrink.report.gates import METRICS, Estimate, Figures, Reading
 from onnxshrink.report.report import ModelFacts, Report
 
 _Found = tuple[tuple[str, Reading], Estimate | str]
@@ -34,9 +34,10 @@ def figures_of(report: Report) -> Figures:
     found["load", "ms"] = _median(result.load_ms)
     found.update(_closeness(report))
     found.update(_levels(report))
-    points = points_gained(report.accuracy) or _no_metric(report)
-    found.update({(name, "points"): points for name in _metric_names(report)})
-    return found | dict(_other_metrics(report))
+    found["accuracy", "points"] = points_gained(report.accuracy) or _no_metric(report)
+    for accuracy in _accuracies(report):
+        found[accuracy.key, "points"] = points_gained(accuracy) or _no_metric(report)
+    return found | dict(_absent_metrics(report))
 
 
 def figures_between(base: Report, new: Report) -> Figures:
@@ -47,8 +48,10 @@ def figures_between(base: Report, new: Report) -> Figures:
     of_base = figures_of(base)
     for name in ("latency", "load", "memory"):
         found[name, "ratio"] = _quotient(of_base[name, "ratio"], figures_of(new)[name, "ratio"])
-    points = _points_between(base, new)
-    found.update({(name, "points"): points for name in _metric_names(new)})
+    before = {accuracy.key: accuracy for accuracy in _accuracies(base)}
+    found["accuracy", "points"] = _points_between(base, new, base.accuracy, new.accuracy)
+    for accuracy in _accuracies(new):
+        found[accuracy.key, "points"] = _points_between(base, new, before.get(accuracy.key), accuracy)
     return found
 
 
@@ -151,20 +154,19 @@ def _levels(report: Report) -> Iterator[_Found]:
     if accuracy is None:
         yield ("accuracy", "share"), _no_metric(report)
         return
+    yield from ((metric_level(one), Estimate(one.result)) for one in _accuracies(report))
     level = Estimate(accuracy.result)
-    yield metric_level(accuracy), level
     yield ("accuracy", "share"), level if accuracy.unit == "share" else f"{accuracy.metric} is not a share"
 
 
 def metric_level(accuracy: Accuracy) -> tuple[str, Reading]:
     """The figure and reading under which the level of the metric is found."""
     readings: dict[str, Reading] = {"share": "share", "dB": "decibels", "value": "number"}
-    return metric_key(accuracy.metric), readings[accuracy.unit]
+    return accuracy.key, readings[accuracy.unit]
 
 
-def _metric_names(report: Report) -> list[str]:
-    """The names under which gates may ask for the metric."""
-    return ["accuracy"] if report.accuracy is None else ["accuracy", metric_key(report.accuracy.metric)]
+def _accuracies(report: Report) -> tuple[Accuracy, ...]:
+    return () if report.accuracy is None else (report.accuracy, *report.other_metrics)
 
 
 def _no_metric(report: Report) -> str:
@@ -175,11 +177,13 @@ def _no_metric(report: Report) -> str:
     return "the data has no labels that fit an output"
 
 
-def _other_metrics(report: Report) -> Iterator[_Found]:
+def _absent_metrics(report: Report) -> Iterator[_Found]:
     """Why metrics that gates may name are not there."""
-    why = _no_metric(report) if report.accuracy is None else f"the metric is {report.accuracy.metric}"
+    measured = _accuracies(report)
+    known = ", ".join(accuracy.metric for accuracy in measured)
+    why = f"what was measured is {known}" if measured else _no_metric(report)
     for name, (level, _) in METRICS.items():
-        if name not in _metric_names(report):
+        if name not in {accuracy.key for accuracy in measured}:
             yield from (((name, reading), why) for reading in (level, "points"))
 
 
@@ -200,9 +204,8 @@ def _quotient(base: Estimate | str, new: Estimate | str) -> Estimate | str:
     return Estimate(ratio, ratio * math.exp(-below), ratio * math.exp(above))
 
 
-def _points_between(base: Report, new: Report) -> Estimate | str:
-    """Percentage points of the metric that the new result has more than the base's."""
-    first, second = base.accuracy, new.accuracy
+def _points_between(base: Report, new: Report, first: Accuracy | None, second: Accuracy | None) -> Estimate | str:
+    """Percentage points of a metric that the new result has more than the base's."""
     if first is None or second is None:
         return _no_metric(base if first is None else new)
     if first.metric != second.metric:

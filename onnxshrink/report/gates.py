@@ -76,7 +76,7 @@ METRICS: Mapping[str, tuple[Reading, str]] = {
     "pearson": ("number", "Pearson's correlation"),
     "sisdr": ("decibels", "scale-invariant signal to distortion"),
 }
-"""Metrics as gates spell them (:func:`metric_key`): as what their level is read, and what they are."""
+"""Metrics as gates spell them (``Accuracy.key``): as what their level is read, and what they are."""
 
 FIGURES: Mapping[str, Figure] = {
     "size": Figure(("ratio", "bytes"), "the model's files", measured=False),
@@ -167,12 +167,6 @@ class Gate:
     def holds(self, value: float) -> bool:
         """Whether a value is on the right side of the limit."""
         return _OPERATORS[self.comparison](value, self.limit)
-
-
-def metric_key(name: str) -> str:
-    """A metric's name as gates spell it: ``top-1`` is ``top1``, ``F1 (macro)`` is ``f1``."""
-    key = re.sub(r"[^a-z0-9]", "", name.lower())
-    return max((known for known in METRICS if key.startswith(known)), key=len, default=key)
 
 
 def _nearest(name: str) -> str:

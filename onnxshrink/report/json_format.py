@@ -123,7 +123,10 @@ def _summary(report: Report) -> dict[str, Any]:
         "latency_verdict": latency and latency.verdict,
         "relative_error": agreement and _plain(agreement.relative_error),
         "top1_agreement": agreement and agreement.top1,
-        "accuracy_drop_points": accuracy and accuracy.drop_points,
+        "accuracy_drop_points": accuracy.drop_points if accuracy and accuracy.unit == "share" else None,
+        "metric": accuracy and accuracy.metric,
+        "metric_difference": accuracy and _plain(accuracy.difference),
+        "metric_significant": accuracy and accuracy.significant,
     }
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxshrink.report.gate_result import GateResult
-from onnxshrink.report.markdown_text import code as _code
-from onnxshrink.report.markdown_text import plain as _plain
+from onnxshrink.report.markdown_text import code, plain
 from onnxshrink.report.report import PassRecord, Report
 from onnxshrink.report.summary import (
     agreement_figures,
@@ -45,7 +44,7 @@ def to_markdown(report: Report) -> str:
 
 
 def _headline(report: Report) -> str:
-    names = f"{_code(report.original.name)} → {_code(report.result.name)}"
+    names = f"{code(report.original.name)} → {code(report.result.name)}"
     return f"### {names}\n\n**{headline(report)[0]}**" + "".join(f"; {clause}" for clause in headline(report)[1:]) + "."
 
 
@@ -53,7 +52,7 @@ def _comparison(report: Report) -> str:
     lines = ["| | original | result | result / original |", "|---|---:|---:|---|"]
     lines += [f"| {row.label} | {row.original} | {row.result} | {row.change} |" for row in comparison_rows(report)]
     if report.agreement is not None:
-        source = "" if report.data is None else f" on {_plain(report.data.description)}"
+        source = "" if report.data is None else f" on {plain(report.data.description)}"
         figures = agreement_figures(report.agreement).replace("|", "\\|")
         lines.append(f"| outputs{source} | | | {figures} |")
     return "\n".join(lines)
@@ -64,7 +63,7 @@ def gate_section(gates: tuple[GateResult, ...]) -> str:
     if not gates:
         return ""
     lines = ["| | gate | figure |", "|---|---|---|"]
-    lines += [f"| {_GATE_MARKS[gate.status]} | {_code(gate.gate)} | {_plain(gate.reason)} |" for gate in gates]
+    lines += [f"| {_GATE_MARKS[gate.status]} | {code(gate.gate)} | {plain(gate.reason)} |" for gate in gates]
     return "\n".join(lines)
 
 
@@ -72,16 +71,16 @@ def _alternatives(report: Report) -> str:
     """What was tried to choose from, and how much is computed from integers."""
     lines = []
     if kernels := kernels_text(report):
-        lines.append(f"Integer kernels: {_plain(kernels)}.")
+        lines.append(f"Integer kernels: {plain(kernels)}.")
     if report.alternatives:
         lines += ["", "| tried | size | error | latency / cleaned up | |", "|---|---:|---:|---:|---|"]
         for text, *cells in alternative_rows(report):
-            lines.append("| " + " | ".join([_code(text), *map(_plain, cells)]) + " |")
+            lines.append("| " + " | ".join([code(text), *map(plain, cells)]) + " |")
     return "\n".join(lines)
 
 
 def _notes(report: Report) -> str:
-    return "\n".join(f"> ⚠️ {_plain(note)}" for note in report.notes[:_MOST_ROWS])
+    return "\n".join(f"> ⚠️ {plain(note)}" for note in report.notes[:_MOST_ROWS])
 
 
 def _passes(passes: tuple[PassRecord, ...]) -> str:
@@ -89,9 +88,9 @@ def _passes(passes: tuple[PassRecord, ...]) -> str:
     busy = [record for record in passes if record.status != "unchanged"]
     lines = ["| | pass | effect | what it did |", "|---|---|---|---|"]
     for record in busy[:_MOST_ROWS]:
-        outcome = _plain(pass_outcome(record))
-        lines.append(f"| {_MARKS[record.status]} | {_code(record.text)} | {record.effect} | {outcome} |")
-    idle = list(dict.fromkeys(_code(record.text) for record in passes if record.status == "unchanged"))[:_MOST_ROWS]
+        outcome = plain(pass_outcome(record))
+        lines.append(f"| {_MARKS[record.status]} | {code(record.text)} | {record.effect} | {outcome} |")
+    idle = list(dict.fromkeys(code(record.text) for record in passes if record.status == "unchanged"))[:_MOST_ROWS]
     if idle:
         lines.append(f"| {_MARKS['unchanged']} | {', '.join(idle)} | | nothing to do |")
     return "\n".join(lines)
@@ -99,8 +98,8 @@ def _passes(passes: tuple[PassRecord, ...]) -> str:
 
 def _skips(passes: tuple[PassRecord, ...]) -> Iterator[str]:
     for group in skip_groups(passes):
-        names = listing(tuple(_code(name) for name in group.nodes))
-        yield f"- {_code(group.text)}: {_plain(group.reason)} ({len(group.nodes)}×: {names})"
+        names = listing(tuple(code(name) for name in group.nodes))
+        yield f"- {code(group.text)}: {plain(group.reason)} ({len(group.nodes)}×: {names})"
 
 
 def _details(title: str, lines: list[str]) -> str:
@@ -112,8 +111,8 @@ def _details(title: str, lines: list[str]) -> str:
 
 
 def _origin(report: Report) -> str:
-    recipe = f"recipe {_code(report.recipe)}" + ("" if report.preset is None else f" (preset {report.preset})")
-    return f"<sub>{recipe}; input SHA-256 {report.original.sha256[:12]}…; {_plain(environment(report))}</sub>"
+    recipe = f"recipe {code(report.recipe)}" + ("" if report.preset is None else f" (preset {report.preset})")
+    return f"<sub>{recipe}; input SHA-256 {report.original.sha256[:12]}…; {plain(environment(report))}</sub>"
 
 
 def _cut(text: str) -> str:

@@ -142,7 +142,9 @@ class Report:
         data: None when nothing was measured.
         agreement: outputs of the result against the original's; None when not measured.
         latency: None when not measured.
-        accuracy: None without labelled data.
+        accuracy: the metric of both models that decides; None without labelled data.
+        other_metrics: further metrics that were asked for, or that belong to the first.
+        metric_reason: why these metrics, when the user named none.
         notes: warnings for the reader, one sentence each.
         alternatives: recipes that were tried to choose one; empty when there was no choice.
         integer_kernels: how many kernels compute from integers, per operator; None when not measured.
@@ -171,6 +173,8 @@ class Report:
     integer_mac_share: float | None = None
     missed_kernels: tuple[str, ...] = ()
     gates: tuple[GateResult, ...] = ()
+    other_metrics: tuple[Accuracy, ...] = ()
+    metric_reason: str = ""
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
 
     @property

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from onnxshrink.measured import Agreement, LatencyComparison, OutputAgreement
+from onnxshrink.measured import Accuracy, Agreement, LatencyComparison, OutputAgreement
+from onnxshrink.report.metric_text import change_interval, change_text, interval_text, title, value_text, verdict
 from onnxshrink.report.report import Alternative, ModelFacts, PassRecord, Report
 
 Tone = Literal["good", "bad", "plain"]
@@ -43,10 +44,16 @@ def headline(report: Report) -> tuple[str, ...]:
     if report.agreement is not None:
         clauses.append(agreement_clause(report.agreement, synthetic=report.data is not None and report.data.synthetic))
     if report.accuracy is not None:
-        accuracy = report.accuracy
-        before, after = percent(accuracy.original), percent(accuracy.result)
-        clauses.append(f"{accuracy.metric} accuracy {before} → {after} ({_points(accuracy.drop_points)})")
+        clauses.append(accuracy_clause(report.accuracy))
     return tuple(clauses)
+
+
+def accuracy_clause(accuracy: Accuracy) -> str:
+    """``top-1 accuracy 98.17 % → 98.00 % (no significant difference)``."""
+    before, after = value_text(accuracy.original, accuracy.unit), value_text(accuracy.result, accuracy.unit)
+    if accuracy.against_original:
+        return f"{title(accuracy)} {after}"
+    return f"{title(accuracy)} {before} → {after} ({verdict(accuracy)})"
 
 
 def latency_clause(latency: LatencyComparison) -> str:
@@ -83,9 +90,26 @@ def comparison_rows(report: Report) -> tuple[Row, ...]:
         _count_row("parameters", original.size.parameters, result.size.parameters),
         _share_row(original, result),
         _count_row("MACs", original.macs, result.macs),
-        _accuracy_row(report),
+        *map(accuracy_row, ([] if report.accuracy is None else [report.accuracy]) + list(report.other_metrics)),
     ]
     return tuple(row for row in rows if row is not None)
+
+
+def accuracy_row(accuracy: Accuracy) -> Row:
+    """A metric of both models; its tone says whether a significant difference is a good one."""
+    samples = f"{accuracy.samples} samples"
+    result = value_text(accuracy.result, accuracy.unit)
+    if accuracy.against_original:
+        interval = interval_text(accuracy.result_low, accuracy.result_high, accuracy.unit)
+        return Row(title(accuracy), "–", result, f"95 % interval {interval} ({samples})" if interval else samples)
+    change = " ".join(filter(None, [change_text(accuracy), change_interval(accuracy)]))
+    tone: Tone = "plain"
+    if accuracy.significant:
+        tone = "bad" if accuracy.drop > 0 else "good"
+    elif accuracy.difference:
+        change += ", not significant" if accuracy.significant is False else ", too few samples to judge"
+    original = value_text(accuracy.original, accuracy.unit)
+    return Row(title(accuracy), original, result, f"{change} ({samples})", tone)
 
 
 def agreement_figures(agreement: Agreement | OutputAgreement) -> str:
@@ -222,12 +246,6 @@ def milliseconds(value: float) -> str:
     return f"{value:,.0f} ms" if value >= 99.95 else f"{value:#.3g} ms"
 
 
-def _points(drop: float) -> str:
-    if abs(drop) < 0.005:
-        return "no change"
-    return f"{'−' if drop > 0 else '+'}{abs(drop):.2f} points"
-
-
 def _ratio_tone(ratio: float, notable: float = 0.005) -> Tone:
     return "good" if ratio < 1 - notable else "bad" if ratio > 1 + notable else "plain"
 
@@ -273,13 +291,3 @@ def _load_row(original: ModelFacts, result: ModelFacts) -> Row | None:
     before, after = statistics.median(original.load_ms), statistics.median(result.load_ms)
     ratio = after / before if before else 1.0
     return Row("load time", milliseconds(before), milliseconds(after), f"{ratio:.2f}x")
-
-
-def _accuracy_row(report: Report) -> Row | None:
-    accuracy = report.accuracy
-    if accuracy is None:
-        return None
-    certain = accuracy.p_value < 0.05
-    tone: Tone = "plain" if not certain else "bad" if accuracy.drop_points > 0 else "good"
-    change = f"{_points(accuracy.drop_points)} (p = {accuracy.p_value:.2g}, {accuracy.samples} samples)"
-    return Row(f"{accuracy.metric} accuracy", percent(accuracy.original), percent(accuracy.result), change, tone)

@@ -78,7 +78,15 @@ def example_report() -> Report:
             0.9967,
         ),
         latency=LatencyComparison((1.2, 1.3), (1.25, 1.26), 3, 1.25, 1.255, 1.004, 0.981, 1.013, significant=False),
-        accuracy=Accuracy("top-1", "logits", 600, 0.9817, 0.98, 1.0),
+        accuracy=Accuracy(
+            "top-1", "logits", 600, 0.9817, 0.98, 1.0, difference_low=-0.005, difference_high=0.0017, result_low=0.97
+        ),
+        other_metrics=(
+            Accuracy("F1 (macro)", "logits", 600, 0.98, 0.93, difference_low=-0.06, difference_high=-0.04),
+            Accuracy("SI-SDR", "wave", 3, -1.5, 2.25, unit="dB"),
+            Accuracy("MSE", "y", 600, 0.1, math.inf, unit="value", higher_is_better=False),
+        ),
+        metric_reason="labels are integers",
         notes=("the state input was left at zero",),
     )
 
@@ -95,6 +103,7 @@ def unmeasured_report() -> Report:
         agreement=None,
         latency=None,
         accuracy=None,
+        other_metrics=(),
     )
 
 

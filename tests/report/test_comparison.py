@@ -195,7 +195,8 @@ def test_an_error_rate_is_better_when_it_falls() -> None:
     base = example_report()
     assert base.accuracy is not None
     rate = replace(base.accuracy, metric="WER", higher_is_better=False, original=0.2, result=0.4, p_value=1.0)
-    better = replace(rate, result=0.2)
+    rate = replace(rate, difference_low=0.1, difference_high=0.3)
+    better = replace(rate, result=0.2, difference_low=-0.05, difference_high=0.05)
     pairing = compare_reports(replace(base, accuracy=rate), replace(base, accuracy=better), "n")
     (line,) = [one for one in pairing.figures if one.label == "WER"]
     assert (line.base, line.new, line.verdict) == ("40.00 %", "20.00 %", "better")
@@ -204,6 +205,7 @@ def test_an_error_rate_is_better_when_it_falls() -> None:
 def test_different_metrics_are_not_compared() -> None:
     base = example_report()
     assert base.accuracy is not None
-    new = replace(base, accuracy=replace(base.accuracy, metric="F1 (macro)"))
+    base = replace(base, other_metrics=())
+    new = replace(base, accuracy=replace(base.accuracy, metric="F1 (macro)", name="f1"))
     (line,) = [one for one in compare_reports(base, new, "n").figures if one.figure == "f1"]
     assert (line.base, line.verdict) == ("-", "not comparable")

@@ -126,11 +126,21 @@ def test_between_two_runs_points_need_the_same_data() -> None:
 
 
 def test_a_metric_that_is_no_share_has_points_in_its_own_unit() -> None:
-    report = example_report()
+    report = replace(example_report(), other_metrics=())
     assert report.accuracy is not None
-    accuracy = replace(report.accuracy, metric="SI-SDR", unit="dB", original=9.5, result=9.25, difference_low=-0.5)
+    accuracy = replace(
+        report.accuracy, metric="SI-SDR", name="si-sdr", unit="dB", original=9.5, result=9.25, difference_low=-0.5
+    )
     figures = figures_of(replace(report, accuracy=replace(accuracy, difference_high=0.25)))
     assert figures["sisdr", "points"] == Estimate(-0.25, -0.5, 0.25)
     assert figures["sisdr", "decibels"] == Estimate(9.25)
     assert figures["accuracy", "share"] == "SI-SDR is not a share"
-    assert figures["top1", "share"] == "the metric is SI-SDR"
+    assert figures["top1", "share"] == "what was measured is SI-SDR"
+
+
+def test_every_metric_of_a_report_has_its_figures() -> None:
+    figures = figures_of(example_report())
+    assert figures["top1", "points"] == Estimate(pytest.approx(-0.17), -0.5, pytest.approx(0.17))
+    assert figures["sisdr", "points"] == Estimate(3.75)
+    assert figures["sisdr", "decibels"] == Estimate(2.25)
+    assert figures["wer", "points"] == "what was measured is top-1, F1 (macro), SI-SDR, MSE"

@@ -62,6 +62,9 @@ def test_the_text_is_strict_json_with_the_version_and_the_first_figures_on_top()
         "relative_error": 0.0041,
         "top1_agreement": 0.9967,
         "accuracy_drop_points": pytest.approx(0.17),
+        "metric": "top-1",
+        "metric_difference": pytest.approx(-0.0017),
+        "metric_significant": False,
     }
     assert data["latency"]["original_ms"] == [1.2, 1.3]
     assert data["agreement"]["outputs"][1]["relative_error"] == "Infinity"

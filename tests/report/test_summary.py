@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
+from onnxshrink.measured import Accuracy
 from onnxshrink.report import summary
 from onnxshrink.report.report import Report
 from tests.report.example import example_report, unmeasured_report
@@ -20,7 +22,7 @@ def test_the_headline_says_what_matters() -> None:
         "412 kB → 108 kB (26.2 % of the size)",
         "latency: no significant difference (1.00x)",
         "outputs: relative error 0.0041, top-1 agreement 99.67 %",
-        "top-1 accuracy 98.17 % → 98.00 % (−0.17 points)",
+        "top-1 accuracy 98.17 % → 98.00 % (no significant difference)",
     )
 
 
@@ -93,3 +95,22 @@ def test_counts(count: int, text: str) -> None:
 def test_listings_count_what_they_leave_out() -> None:
     assert summary.listing(("a", "b", "c")) == "a, b, c"
     assert summary.listing(("a", "b", "c", "d", "e")) == "a, b, c and 2 more"
+
+
+def test_metrics_read_in_their_units_and_are_judged_only_when_significant() -> None:
+    rows = {
+        row.label: (row.original, row.result, row.change, row.tone) for row in summary.comparison_rows(example_report())
+    }
+    assert rows["top-1 accuracy"] == (
+        "98.17 %",
+        "98.00 %",
+        "−0.17 points [−0.50, +0.17], not significant (600 samples)",
+        "plain",
+    )
+    assert rows["F1 (macro)"] == ("98.00 %", "93.00 %", "−5.00 points [−6.00, −4.00] (600 samples)", "bad")
+    assert rows["SI-SDR"] == ("−1.50 dB", "2.25 dB", "+3.75 dB, too few samples to judge (3 samples)", "plain")
+    found = Accuracy("SQNR", "y", 9, math.inf, 3.0, unit="dB", result_low=2.5, result_high=3.5, against_original=True)
+    row = summary.accuracy_row(found)
+    assert (row.original, row.result, row.change) == ("–", "3.00 dB", "95 % interval [2.50, 3.50] dB (9 samples)")
+    assert summary.accuracy_clause(found) == "SQNR 3.00 dB"
+    assert rows["MSE"] == ("0.1000", "infinite", "+∞ (600 samples)", "bad")

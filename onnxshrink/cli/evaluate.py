@@ -1,0 +1,104 @@
+"""``onnxshrink evaluate``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from onnxshrink.cli.options import HELP, custom_op_lib_option, debug_option, metric_option
+
+
+@click.command(context_settings=HELP)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="Samples: arrays named after the inputs, and 'label'. Required.",
+)
+@click.option("--label", metavar="NAME", help="The array that holds the labels. [default: label]")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="FLOAT.onnx",
+    help="The model to compare with: both values, and their difference with a 95 % interval.",
+)
+@metric_option
+@click.option("--batch-size", type=click.IntRange(1), default=16, help="Samples per run, where the inputs allow it.")
+@click.option("--threads", type=click.IntRange(0, os.cpu_count() or 1), default=0, help="Threads; 0: all cores.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use the first N samples. [default: all]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seeds the bootstrap.")
+@custom_op_lib_option
+@click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the result as .json or .md; repeatable.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing report file.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Print the agreement of every output.")
+@debug_option
+def evaluate(
+    model: Path,
+    data: Path | None,
+    label: str | None,
+    against: Path | None,
+    metric: str | None,
+    batch_size: int,
+    threads: int,
+    limit: int | None,
+    seed: int,
+    custom_op_libs: tuple[str, ...],
+    reports: tuple[Path, ...],
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Show how good MODEL is on data, or with --against how far from another model. Nothing is changed.
+
+    \b
+    Examples:
+      onnxshrink evaluate small.onnx --data eval.npz --against model.onnx
+      onnxshrink evaluate detector.onnx --data eval.npz --against float.onnx --metric 'detection{score=0.7,nms=0.3}'
+    """
+    if data is None:
+        raise click.UsageError("give samples with --data")
+
+    from onnxshrink.cli.output import check_report_paths, progress_display, write_texts
+
+    check_report_paths(reports, force=force)
+
+    from onnxshrink.evaluation import evaluate as run
+    from onnxshrink.report.evaluation_markdown import evaluation_to_markdown
+    from onnxshrink.report.json_format import plain_json
+
+    with progress_display(quiet=quiet or as_json) as progress:
+        found = run(
+            model,
+            data,
+            against=against,
+            metric=metric,
+            label=label,
+            batch_size=batch_size,
+            threads=threads,
+            limit=limit,
+            custom_op_libs=custom_op_libs,
+            seed=seed,
+            progress=progress,
+        )
+    write_texts(reports, as_json=lambda: plain_json(found), as_markdown=lambda: evaluation_to_markdown(found))
+    if as_json:
+        click.echo(plain_json(found))
+    elif not quiet:
+        from rich.console import Console
+
+        from onnxshrink.report.evaluation_terminal import render_evaluation
+
+        render_evaluation(found, Console(), verbose=verbose)
