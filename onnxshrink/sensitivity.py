@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.calibrated import CalibrationRuns, calibrated_context
-from onnxshrink.calibration.dataset import Dataset, Feed
+from onnxshrink.calibration.dataset import Dataset, Feed, feeds_of
 from onnxshrink.calibration.layer_errors import combined_error, exclusions, measure_layer_errors
 from onnxshrink.errors import DataError, ModelError, RecipeError
 from onnxshrink.graph.shapes import infer_shapes
@@ -30,7 +30,7 @@ from onnxshrink.passes.quantize_static import QuantizeStatic, prepare
 from onnxshrink.passes.runner import PassRunner
 from onnxshrink.recipe import Recipe
 from onnxshrink.source import ModelLike, open_source
-from onnxshrink.trial import CHECK_SAMPLES, DataLike, feeds_of, read_data
+from onnxshrink.trial import CHECK_SAMPLES, DataLike, read_data
 
 _ERROR_SAMPLES = 8
 
@@ -146,7 +146,7 @@ def measure_sensitivity(
         samples = _dataset(data, inputs)
         calibration = samples if calibration_data is None else _dataset(calibration_data, inputs)
         runs = CalibrationRuns(feeds_of(calibration, inputs, calibration_samples), settings, memory_bytes)
-        context = calibrated_context(seed, runs.feeds[:CHECK_SAMPLES], settings, runs)
+        context = calibrated_context(seed, list(runs.feeds[:CHECK_SAMPLES]), settings, runs)
         cleaned = source.model
         if position:
             cleaned, _ = PassRunner(context, None, tell).run(cleaned, Recipe(recipe.passes[:position]))
@@ -154,7 +154,7 @@ def measure_sensitivity(
         quantizer = _quantizer(recipe, position)
         reference, quantized, integer = _quantized(cleaned, quantizer, context)
         tell("measuring nodes")
-        feeds = feeds_of(samples, inputs, _ERROR_SAMPLES)
+        feeds = list(feeds_of(samples, inputs, _ERROR_SAMPLES))
         found = measure_layer_errors(reference, quantized, feeds, settings, correct_biases=quantizer.correct_biases)
         errors = {name: error for name, error in found.items() if name in integer}
         if not errors:

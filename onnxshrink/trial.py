@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.calibrated import CalibrationRuns
-from onnxshrink.calibration.dataset import Dataset, Feed
+from onnxshrink.calibration.dataset import Dataset, feeds_of
 from onnxshrink.calibration.synthetic import synthetic_dataset
 from onnxshrink.errors import ModelError
 from onnxshrink.graph.walk import custom_domains
@@ -66,7 +66,7 @@ def prepare_trial(
         if data is None and any(spec.dtype is None for spec in session.inputs):
             return None
         samples = _samples(data, source.model, session, seed=seed, batch_size=batch_size)
-        feeds = feeds_of(samples, session.inputs, CHECK_SAMPLES)
+        feeds = list(feeds_of(samples, session.inputs, CHECK_SAMPLES))
         reference = [session.run(feed) for feed in feeds]
         again = session.run(feeds[0])
         runs = _calibration_runs(calibration, samples, source.model, session, settings)
@@ -115,8 +115,3 @@ def read_data(data: DataLike, inputs: Sequence[TensorSpec]) -> Dataset:
     if isinstance(data, Mapping):
         return Dataset.from_arrays(data, inputs)
     return Dataset.from_npz(data, inputs)
-
-
-def feeds_of(data: Dataset, inputs: Sequence[TensorSpec], limit: int) -> list[Feed]:
-    """The first ``limit`` samples, one run each."""
-    return [batch.feed for batch in data.batches(inputs, 1, limit=limit)]
