@@ -15,6 +15,7 @@ from onnxshrink.alternatives import Chosen, Goal, Trials, Wish, choose
 from onnxshrink.atomic_files import check_destination
 from onnxshrink.calibrated import calibrated_context
 from onnxshrink.calibration.dataset import Dataset
+from onnxshrink.data.read import ConfigLike, DataLike
 from onnxshrink.errors import CheckError, DataError, FileAccessError, ModelError, RecipeError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
 from onnxshrink.graph.load import file_digest, load_model, uses_external_files, weight_bytes
@@ -32,7 +33,7 @@ from onnxshrink.provenance import stamp, stamp_bytes
 from onnxshrink.recipe import Recipe
 from onnxshrink.report.report import Alternative, DataFacts, PassRecord, Report
 from onnxshrink.source import ModelLike, Source, open_source
-from onnxshrink.trial import CalibrationWish, DataLike, Trial, prepare_trial
+from onnxshrink.trial import CalibrationWish, Trial, prepare_trial
 
 RUN_LIMIT_BYTES = 2**30
 """Models with more bytes of weights are not run unless asked: a run takes several times their size in memory."""
@@ -82,6 +83,7 @@ def compress(
     preset: str | None = None,
     recipe: str | Recipe | None = None,
     data: DataLike | None = None,
+    data_config: ConfigLike | None = None,
     calibration_data: DataLike | None = None,
     calibration_samples: int = 100,
     memory_bytes: int | None = None,
@@ -99,6 +101,7 @@ def compress(
     external_data: bool | None = None,
     run_large: bool = False,
     progress: Callable[[str], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Report:
     """Compress a model, check the result, compare it with the original, and write it.
 
@@ -107,8 +110,10 @@ def compress(
         output: the file to write; None writes nothing, the report tells what would come out.
         preset: name of a preset; ``safe`` when neither preset nor recipe is given.
         recipe: passes to apply instead of a preset: a line of text, a ``.toml`` file, or a :class:`Recipe`.
-        data: samples to compare on: an ``.npz`` file, arrays by input name, or a :class:`Dataset`; None makes synthetic
-            inputs up.
+        data: samples to compare on: a file or folder, ``package.module:function``, or what else
+            :data:`onnxshrink.data.read.DataLike` names; None makes synthetic inputs up.
+        data_config: a TOML file that says how ``data`` and ``calibration_data`` are read; None: the one that lies
+            beside or inside them, if any. See docs/data.md.
         calibration_data: samples to find activation ranges on, like ``data``; None takes the samples of ``data``.
         calibration_samples: how many of them, from the first on.
         memory_bytes: what activations may take while they are calibrated; None: a quarter of the machine's memory.
@@ -127,13 +132,14 @@ def compress(
             original did.
         run_large: also run models with more than 1 GiB of weights.
         progress: called with the name of each step.
+        notice: called with each thing that was guessed about the data, before the work starts.
 
     Raises:
         OnnxShrinkError: one of its subclasses; nothing is written then.
     """
     plan = _plan(preset, recipe)
     wish = Wish(goal, max_drop)
-    tell = progress or (lambda _: None)
+    tell, warn = progress or (lambda _: None), notice or (lambda _: None)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
     destination = _destination(model, output, force=force, in_place=in_place)
     tell("loading")
@@ -147,8 +153,10 @@ def compress(
                 None if calibration_cache is None else Path(calibration_cache),
             )
             trial = prepare_trial(
-                source, data, wanted, plan.max_relative_error, settings, seed=seed, batch_size=batch_size
+                source, data, data_config, wanted, plan.max_relative_error, settings, seed=seed, batch_size=batch_size
             )
+            for line in trial.explanation if trial is not None else ():
+                warn(line)
         if plan.needs_data and (trial is None or trial.calibration is None):
             raise DataError(f"{plan.needs_data[0]} needs calibration data: give --data or --calibration-data")
         runner = PassRunner(_context(trial, seed), trial.check if trial else None, tell)
@@ -354,7 +362,9 @@ def _as_written(model: ir.Model, file: Path) -> ir.Model:
 
 
 def _data_facts(data: Dataset) -> DataFacts:
-    return DataFacts(data.description, data.digest, data.samples, data.synthetic, data.synthetic_seed)
+    return DataFacts(
+        data.description, data.digest, data.samples, data.synthetic, data.synthetic_seed, data.preprocessing
+    )
 
 
 def _notes(report: Report, trial: Trial | None, provenance_bytes: int) -> Iterator[str]:
@@ -367,6 +377,7 @@ def _notes(report: Report, trial: Trial | None, provenance_bytes: int) -> Iterat
     elif not trial.check.deterministic:
         yield "the original's outputs change from run to run: only their shapes were compared"
     if trial is not None:
+        yield from trial.explanation
         yield from _notes_on_data(report, trial.data)
     if report.missed_kernels:
         names = ", ".join(report.missed_kernels[:3])
@@ -390,6 +401,6 @@ def _notes_on_data(report: Report, data: Dataset) -> Iterator[str]:
     if data.synthetic:
         yield f"no data was given: outputs were compared on {data.description}; accuracy is unknown"
     if data.ignored:
-        yield f"these arrays of the data are neither an input nor 'label' and were not used: {', '.join(data.ignored)}"
+        yield f"parts of the data that are neither an input nor the labels were not used: {', '.join(data.ignored)}"
     if data.labels is not None and report.accuracy is None:
         yield "the labels were not used: they are not integers, or no output looks like class scores"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Dataset:
         self.preprocessing = preprocessing
         self.allow_nan = allow_nan
         self._labels = labels
-        self.samples_per_label = 1
+        self.samples_per_label = samples_per_label or 1
         if labels is not None:
             self.samples_per_label = samples_per_label or self._inferred_samples_per_label(labels)
             if len(labels) * self.samples_per_label != self.samples:
@@ -78,6 +78,21 @@ class Dataset:
 
     def _inferred_samples_per_label(self, labels: np.ndarray) -> int:
         return self.samples // len(labels) if len(labels) and self.samples % len(labels) == 0 else 1
+
+    def revised(self, **changes: Any) -> Dataset:
+        """This data set with other arguments than it was made with."""
+        known: dict[str, Any] = {
+            "arrays": self.source,
+            "description": self.description,
+            "labels": self._labels,
+            "synthetic_seed": self.synthetic_seed,
+            "ignored": self.ignored,
+            "explanation": self.explanation,
+            "preprocessing": self.preprocessing,
+            "allow_nan": self.allow_nan,
+            "samples_per_label": self.samples_per_label,
+        }
+        return Dataset(**{**known, **changes})
 
     @property
     def synthetic(self) -> bool:
@@ -127,6 +142,7 @@ class Dataset:
         *,
         label: str | None = None,
         samples_per_label: int | None = None,
+        allow_nan: bool = False,
     ) -> Dataset:
         """Match arrays with a model's inputs; types are converted where no value changes its meaning.
 
@@ -136,18 +152,13 @@ class Dataset:
             description: where the arrays come from, for people.
             label: name of the array with the labels; None: ``label``, if there is one.
             samples_per_label: how many consecutive samples each label is for; None: as many as divide evenly.
+            allow_nan: whether NaN is a value like others.
 
         Raises:
             DataError: an input without an array, a shape or type that does not fit, NaN, or no samples.
         """
         names = {spec.name for spec in inputs}
-        explanation: tuple[str, ...] = ()
-        if not names & set(arrays) and all(f"arr_{index}" in arrays for index in range(len(inputs))) and inputs:
-            by_order = {spec.name: f"arr_{index}" for index, spec in enumerate(inputs)}
-            arrays = {name: arrays[array] for name, array in by_order.items()} | dict(arrays)
-            if len(inputs) > 1:
-                pairs = ", ".join(f"{array} is '{name}'" for name, array in by_order.items())
-                explanation = (f"arrays without names are given to the inputs in order: {pairs}",)
+        arrays, explanation = named_by_order(arrays, inputs)
         matched = {spec.name: checked_shape(arrays, spec, description) for spec in inputs}
         lengths = {name: len(array) for name, array in matched.items()}
         if len(set(lengths.values())) > 1:
@@ -162,6 +173,7 @@ class Dataset:
             None if labels is None else labels[:],
             ignored=tuple(sorted(set(arrays) - known)),
             explanation=explanation,
+            allow_nan=allow_nan,
             samples_per_label=samples_per_label,
         )
         return data.checked(inputs)
@@ -335,6 +347,18 @@ def check_class_labels(labels: np.ndarray, classes: int, origin: str) -> None:
         return
     hint = ": count from 0, or set label-offset = -1 in the data config" if lowest >= 1 and highest == classes else ""
     raise DataError(f"{origin}: labels run from {lowest} to {highest}, the model has {classes} classes{hint}")
+
+
+def named_by_order(
+    arrays: Mapping[str, Rows], inputs: Sequence[TensorSpec]
+) -> tuple[Mapping[str, Rows], tuple[str, ...]]:
+    """Arrays without names (arr_0, arr_1, …) named after the inputs in their order, and a note that says so."""
+    by_order = {spec.name: f"arr_{index}" for index, spec in enumerate(inputs)}
+    if by_order.keys() & arrays.keys() or not arrays.keys() >= set(by_order.values()):
+        return arrays, ()
+    pairs = ", ".join(f"{array} is '{name}'" for name, array in by_order.items())
+    note = f"arrays without names are given to the inputs in order: {pairs}"
+    return {name: arrays[array] for name, array in by_order.items()} | dict(arrays), (note,) if len(inputs) > 1 else ()
 
 
 def checked_shape(arrays: Mapping[str, Rows], spec: TensorSpec, origin: str) -> Rows:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxshrink.cli.options import HELP, calibration_options, custom_op_lib_option, debug_option
+from onnxshrink.cli.options import HELP, calibration_options, custom_op_lib_option, data_options, debug_option
 from onnxshrink.presets import DEFAULT_PRESET, PRESETS
 from onnxshrink.recipe import Recipe
 
@@ -25,12 +25,7 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
 @click.option("--force", is_flag=True, help="Replace an existing output or report file.")
 @click.option("--preset", metavar="NAME", help=f"{_PRESET_HELP}. [default: {DEFAULT_PRESET}]")
 @click.option("--recipe", metavar="TEXT|FILE", help="Passes to apply instead of a preset: a line, or a .toml file.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE.npz",
-    help="Samples to compare on: arrays named after the inputs, 'label' optional. [default: synthetic inputs]",
-)
+@data_options("Samples to compare on, with labels if there are any; without, inputs are made up.")
 @calibration_options
 @click.option(
     "--calibration-cache",
@@ -89,6 +84,7 @@ def compress(
     preset: str | None,
     recipe: str | None,
     data: Path | None,
+    data_config: Path | None,
     calibration_data: Path | None,
     calibration_samples: int,
     memory_bytes: int | None,
@@ -114,6 +110,7 @@ def compress(
     Examples:
       onnxshrink compress model.onnx -o small.onnx
       onnxshrink compress model.onnx -o small.onnx --data eval.npz --report report.md
+      onnxshrink compress model.onnx -o small.onnx --data photos/ --data-config photos.toml
       onnxshrink compress model.onnx -o pruned.onnx --recipe 'fold-batchnorm,prune-weights{sparsity=0.6}'
     """
     if output is None and not in_place:
@@ -122,7 +119,7 @@ def compress(
         raise click.UsageError("--preset and --recipe exclude each other")
     passes = Recipe.read(recipe) if recipe is not None else None
 
-    from onnxshrink.cli.output import check_report_paths, progress_display, write_reports
+    from onnxshrink.cli.output import check_report_paths, notices, progress_display, write_reports
 
     check_report_paths(reports, force=force)
 
@@ -135,6 +132,7 @@ def compress(
             preset=preset,
             recipe=passes,
             data=data,
+            data_config=data_config,
             calibration_data=calibration_data,
             calibration_samples=calibration_samples,
             memory_bytes=memory_bytes,
@@ -152,6 +150,7 @@ def compress(
             external_data=external_data,
             run_large=run_large,
             progress=progress,
+            notice=notices(quiet=quiet),
         )
     write_reports(report, reports)
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -112,6 +113,57 @@ class ArraySamples(Samples):
 
     def holds_whole_feeds(self, inputs: Sequence[TensorSpec]) -> bool:
         return any(len(self.arrays[spec.name].shape) == len(spec.shape) + 1 for spec in inputs)
+
+
+class Chained(Samples):
+    """Samples in parts, such as files, of which each holds some; how many is found when it is needed."""
+
+    def __init__(self, parts: int) -> None:
+        self._ends: list[int] = []
+        self._parts = parts
+
+    @abstractmethod
+    def part_count(self, part: int) -> int:
+        """How many items a part holds."""
+
+    @abstractmethod
+    def read_part(self, part: int, start: int, stop: int) -> Mapping[str, np.ndarray | Sequence[np.ndarray]]:
+        """Items of one part, counted from its own start."""
+
+    def read(self, start: int, stop: int) -> Block:
+        pieces: list[Mapping[str, np.ndarray | Sequence[np.ndarray]]] = []
+        while start < stop and (place := self.place(start)) is not None:
+            part, begin = place
+            end = min(stop - start + begin, self._ends[part] - self._begin(part))
+            pieces.append(self.read_part(part, begin, end))
+            start += end - begin
+        if len(pieces) == 1:
+            return Block(pieces[0])
+        names = pieces[0] if pieces else ()
+        return Block({name: [item for piece in pieces for item in piece[name]] for name in names})
+
+    def place(self, index: int) -> tuple[int, int] | None:
+        """The part that an item is in, and its place there; None behind the last one."""
+        self.count(index + 1)
+        part = bisect_right(self._ends, index)
+        return (part, index - self._begin(part)) if part < len(self._ends) else None
+
+    def count(self, limit: int | None = None) -> int:
+        while len(self._ends) < self._parts and (limit is None or self._counted < limit):
+            self._ends.append(self._counted + self.part_count(len(self._ends)))
+        return self._counted
+
+    def part_counts(self) -> np.ndarray:
+        """How many items each part holds."""
+        self.count()
+        return np.diff(self._ends, prepend=0)
+
+    @property
+    def _counted(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _begin(self, part: int) -> int:
+        return self._ends[part - 1] if part else 0
 
 
 class WithConstants(Samples):
