@@ -276,8 +276,8 @@ class Dataset:
     def _fit(self, spec: TensorSpec, items: np.ndarray | Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
         """Items as one array for an input, in its type."""
         stacked = np.asarray(items) if isinstance(items, np.ndarray) else np.stack([np.asarray(item) for item in items])
-        if not self.allow_nan and stacked.dtype.kind == "f" and np.isnan(np.sum(stacked)):
-            for name, item in zip(names, stacked, strict=True):  # the sum of infinities is NaN too
+        if not self.allow_nan and stacked.dtype.kind == "f" and stacked.size and np.isnan(np.max(stacked)):
+            for name, item in zip(names, stacked, strict=True):
                 if np.isnan(item).any():
                     raise DataError(f"{self.description}: {name}: '{spec.name}' contains NaN: drop that sample")
         whole = stacked.ndim == len(spec.shape) + 1

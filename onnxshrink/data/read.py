@@ -156,6 +156,6 @@ def _constant(spec: TensorSpec, value: Any, origin: str) -> np.ndarray:
         array = np.asarray(value).astype(spec.dtype)
     except ValueError:
         raise DataError(f"{origin}: 'value' of the input '{spec.name}' is not of type {spec.dtype}") from None
-    if array.ndim == len(spec.shape) > 0 and len(array) == 1 and spec.shape[0] in (1, None):
+    if array.ndim == len(spec.shape) > 0 and len(array) == 1 and spec.shape[0] in (1, None, str(spec.shape[0])):
         return np.asarray(array[0])
     return array

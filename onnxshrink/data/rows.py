@@ -9,8 +9,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnxshrink.data.config import DataConfig
-from onnxshrink.data.files import DataFiles, json_object
+from onnxshrink.data.files import DataFiles, class_ids, json_object, number_or_text
+from onnxshrink.data.samples import packed
 from onnxshrink.errors import DataError, FileAccessError, first_line
 
 LINE = "line"
@@ -90,6 +93,17 @@ class Table:
                 if len(row) != len(found):
                     raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells for {len(found)} columns")
                 yield [row[place] for place in places]
+
+
+def column_labels(table: Table, label: str | None, config: DataConfig, origin: str) -> np.ndarray | None:
+    """The labels in a column; text stays text unless the config names the classes."""
+    if label is None:
+        return None
+    cells = [row[0] for row in table.rows([label])]
+    labels = packed([number_or_text(cell) if isinstance(cell, str) else cell for cell in cells])
+    if labels.dtype.kind == "U" and config.classes is None:
+        return labels
+    return class_ids(labels, config, origin)[0]
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -201,12 +201,16 @@ class WithConstants(Samples):
 
 
 class Cursor(Generic[Item]):
-    """Reads an iterable that can only be gone through from its start: forward costs nothing, backward a new start."""
+    """Reads an iterable that can only be gone through from its start: forward costs nothing, backward a new start.
+
+    The items that were read last are kept: to read them again is no step back.
+    """
 
     def __init__(self, restart: Callable[[], Iterator[Item]]) -> None:
         self._restart = restart
         self._items: Iterator[Item] = iter(())
         self._position: int | None = None
+        self._last: tuple[int, list[Item]] = (0, [])
         self._lock = threading.Lock()
         self.length: int | None = None
 
@@ -217,9 +221,12 @@ class Cursor(Generic[Item]):
                 stop = min(stop, self.length)
             if start >= stop:
                 return []
+            if self._last[0] == start and len(self._last[1]) == stop - start:
+                return self._last[1]
             self._move_to(start)
             found = list(islice(self._items, stop - start))
             self._advance(len(found), stop - start)
+            self._last = start, found
             return found
 
     def count(self, limit: int | None = None) -> int:

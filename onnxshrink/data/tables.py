@@ -12,9 +12,9 @@ import numpy as np
 
 from onnxshrink.calibration.dataset import LABEL, Dataset
 from onnxshrink.data.config import DataConfig
-from onnxshrink.data.files import DataFiles, class_ids, file_parts, number_or_text
-from onnxshrink.data.rows import Table
-from onnxshrink.data.samples import Block, Cursor, Samples, packed
+from onnxshrink.data.files import DataFiles, file_parts
+from onnxshrink.data.rows import Table, column_labels
+from onnxshrink.data.samples import Block, Cursor, Samples
 from onnxshrink.data.scaling import Scaling
 from onnxshrink.errors import DataError
 from onnxshrink.measure.session import TensorSpec
@@ -152,13 +152,7 @@ class _TableSamples(Samples):
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        if self._label is None:
-            return None
-        cells = [row[0] for row in self._table.rows([self._label])]
-        labels = packed([number_or_text(cell) if isinstance(cell, str) else cell for cell in cells])
-        if labels.dtype.kind == "U" and self._config.classes is None:
-            return labels
-        return class_ids(labels, self._config, self._files.name(0))[0]
+        return column_labels(self._table, self._label, self._config, self._files.name(0))
 
     def read(self, start: int, stop: int) -> Block:
         rows = self._cursor.read(start, stop)

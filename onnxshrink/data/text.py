@@ -13,9 +13,9 @@ import numpy as np
 
 from onnxshrink.calibration.dataset import LABEL, Dataset
 from onnxshrink.data.config import DataConfig
-from onnxshrink.data.files import DataFiles, class_ids, file_parts, number_or_text
-from onnxshrink.data.rows import LINE, Table
-from onnxshrink.data.samples import Block, Cursor, Samples, packed
+from onnxshrink.data.files import DataFiles, file_parts
+from onnxshrink.data.rows import LINE, Table, column_labels
+from onnxshrink.data.samples import Block, Cursor, Samples
 from onnxshrink.errors import DataError, FileAccessError, first_line
 from onnxshrink.measure.session import TensorSpec
 
@@ -227,13 +227,7 @@ class _Texts(Samples):
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        if self._label is None:
-            return None
-        cells = [row[0] for row in self._table.rows([self._label])]
-        found = packed([number_or_text(cell) if isinstance(cell, str) else cell for cell in cells])
-        if found.dtype.kind == "U" and self._config.classes is None:
-            return found
-        return class_ids(found, self._config, self._files.name(0))[0]
+        return column_labels(self._table, self._label, self._config, self._files.name(0))
 
     def count(self, limit: int | None = None) -> int:
         known = self._table.count()
