@@ -81,12 +81,12 @@ def assign_columns(
     if label is None and config.label is not False:
         label = next((name for name in _USUAL_LABELS for column in rest if column.lower() == name), None)
         label = next((column for column in rest if column.lower() == label), None)
-    notes: tuple[str, ...] = ()
+    guessed = label is not None and label != LABEL and config.label_name is None
+    notes: tuple[str, ...] = (f"column '{label}' is taken for the labels",) if guessed else ()
     if open_inputs:
         rest = [column for column in rest if column != label]
-        label, assigned[open_inputs[0].name], notes = _remaining(rest, open_inputs, label, config, origin)
-    if label is not None and config.label_name is None and label != LABEL and not notes:
-        notes = (f"column '{label}' is taken for the labels",)
+        label, assigned[open_inputs[0].name], more = _remaining(rest, open_inputs, label, config, origin)
+        notes += more
     return label, assigned, notes
 
 

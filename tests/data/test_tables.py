@@ -106,6 +106,7 @@ def test_usual_names_of_the_label_and_the_last_column_are_guessed(tmp_path: Path
     data = read_data(_csv(tmp_path, {**{name: COLUMNS[name] for name in "abc"}, "Target": ["u", "v", "u", "u"]}), [X])
     assert data.labels is not None
     assert data.labels.tolist() == ["u", "v", "u", "u"]
+    assert data.explanation[0] == "column 'Target' is taken for the labels"
     data = read_data(_csv(tmp_path, {**{name: COLUMNS[name] for name in "abc"}, "kind": [5, 6, 5, 5]}), [X])
     assert data.explanation[0] == "the last column, 'kind', is taken for the labels"
     assert data.labels is not None
