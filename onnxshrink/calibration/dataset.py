@@ -166,6 +166,8 @@ class Dataset:
         if label is not None and label not in arrays:
             raise DataError(f"{description}: no array '{label}' for the labels (arrays: {', '.join(arrays)})")
         labels = arrays[label or LABEL] if label or (LABEL in arrays and LABEL not in names) else None
+        if labels is not None and not labels.shape:
+            raise DataError(f"{description}: '{label or LABEL}' is a single value: labels are one per sample")
         known = names | {label or LABEL} | {f"arr_{index}" for index in range(len(inputs))}
         data = cls(
             matched,

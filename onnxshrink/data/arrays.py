@@ -45,7 +45,7 @@ def _opened(files: DataFiles, inputs: Sequence[TensorSpec], config: DataConfig) 
     if len(files.paths) == 1 and not files.folder_given:
         return _arrays_in(files.paths[0], inputs, config)
     by_stem = {path.stem: path for path in files.paths if path.suffix == ".npy"}
-    wanted = {config.of(spec.name).array or spec.name for spec in inputs}
+    wanted = {config.of(spec.name).array_name or spec.name for spec in inputs}
     if wanted and wanted <= by_stem.keys() and not files.groups:
         return {stem: open_npy(path) for stem, path in by_stem.items()}
     return None
@@ -57,7 +57,7 @@ def _arrays_in(path: Path, inputs: Sequence[TensorSpec], config: DataConfig) -> 
     if len(inputs) != 1:
         names = ", ".join(spec.name for spec in inputs)
         raise DataError(f"{path} is one array, the model takes {len(inputs)} inputs ({names}): make an .npz file")
-    return {config.of(inputs[0].name).array or inputs[0].name: open_npy(path)}
+    return {config.of(inputs[0].name).array_name or inputs[0].name: open_npy(path)}
 
 
 def arrays_as_dataset(
@@ -67,7 +67,7 @@ def arrays_as_dataset(
     arrays, order_notes = named_by_order(arrays, inputs)
     named = dict(arrays)
     for spec in inputs:
-        array = config.of(spec.name).array
+        array = config.of(spec.name).array_name
         if array is not None and array not in arrays:
             raise DataError(f"{origin}: no array '{array}' for the input '{spec.name}' (arrays: {', '.join(arrays)})")
         if array is not None:
@@ -186,7 +186,7 @@ class _FileSamples(Chained):
         path = self._files.paths[part]
         arrays = dict(_arrays_in(path, self._inputs, self._config))
         for spec in self._inputs:
-            name = self._config.of(spec.name).array or spec.name
+            name = self._config.of(spec.name).array_name or spec.name
             if name not in arrays:
                 raise DataError(f"{path}: no array for the input '{name}' (arrays: {', '.join(arrays) or 'none'})")
             arrays[spec.name] = arrays[name]

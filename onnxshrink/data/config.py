@@ -62,6 +62,11 @@ class InputConfig:
     std: tuple[float, ...] | None = None
     dtype: str | None = None
 
+    @property
+    def array_name(self) -> str | None:
+        """The array that holds the values: ``[inputs] x = "a"`` names one, too."""
+        return self.array or (self.columns[0] if self.columns and len(self.columns) == 1 else None)
+
     def over(self, other: InputConfig) -> InputConfig:
         """These fields, and the other's where there are none."""
         mine = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -188,7 +193,7 @@ def find_config(data: Path) -> DataConfig:
 
 
 def _as_table(table: Any) -> Any:
-    """``[inputs] x = ["a", "b"]`` is short for ``[inputs.x] columns = ["a", "b"]``."""
+    """``[inputs] x = ["a", "b"]`` is short for ``[inputs.x] columns = ["a", "b"]``; one name may be an array's."""
     return {"columns": table} if isinstance(table, str | list) else table
 
 

@@ -43,6 +43,7 @@ class DataFiles:
         root: the folder that was given, or the one of the file that was.
         groups: the subfolders' names, where the files lie in subfolders, one per class.
         folder_given: whether a folder was given, and not one file.
+        left_out: subfolders that were not looked into, because files lie beside them.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class DataFiles:
     root: Path
     groups: tuple[str, ...] = ()
     folder_given: bool = False
+    left_out: tuple[str, ...] = ()
 
     def name(self, index: int) -> str:
         """A file relative to the folder."""
@@ -83,7 +85,8 @@ def find_files(path: Path) -> DataFiles:
     )
     kind, files = _one_kind(path, [file for files in groups.values() for file in files] if nested else top)
     names = tuple(name for name, found in groups.items() if any(file in files for file in found[:1])) if nested else ()
-    return DataFiles(kind, tuple(files), path, names, folder_given=True)
+    left_out = () if nested else tuple(groups)
+    return DataFiles(kind, tuple(files), path, names, folder_given=True, left_out=left_out)
 
 
 def _data_files(folder: Path) -> list[Path]:
@@ -107,7 +110,9 @@ def _one_kind(folder: Path, files: Sequence[Path]) -> tuple[str, list[Path]]:
     alone = {name: group for name, group in found.items() if _kind(group[0]) in _ALONE}
     chosen = alone or found
     if not chosen:
-        raise DataError(f"the folder {folder} holds no data files (docs/data.md lists the kinds)")
+        raise DataError(
+            f"the folder {folder} holds no data files, nor do its subfolders (docs/data.md lists the kinds)"
+        )
     if len(chosen) > 1:
         examples = " and ".join(str(group[0].relative_to(folder)) for group in chosen.values())
         raise DataError(f"the folder {folder} holds files of several kinds, for example {examples}: keep one kind")

@@ -56,7 +56,11 @@ def read_data(
     files = find_files(path)
     kind = _kind(files, inputs, said)
     said.check(kind, names)
-    return _with_constants(_read(kind, files, _fed(inputs, said), said, str(path), model), inputs, said)
+    found = _read(kind, files, _fed(inputs, said), said, str(path), model)
+    if files.left_out:
+        note = f"{path}: the subfolders are not read, because files lie beside them: {', '.join(files.left_out[:3])}"
+        found = found.revised(explanation=(*found.explanation, note))
+    return _with_constants(found, inputs, said)
 
 
 def _is_function(data: str | os.PathLike[str]) -> bool:

@@ -121,6 +121,7 @@ class Chained(Samples):
     def __init__(self, parts: int) -> None:
         self._ends: list[int] = []
         self._parts = parts
+        self._counting = threading.Lock()
 
     @abstractmethod
     def part_count(self, part: int) -> int:
@@ -149,9 +150,10 @@ class Chained(Samples):
         return (part, index - self._begin(part)) if part < len(self._ends) else None
 
     def count(self, limit: int | None = None) -> int:
-        while len(self._ends) < self._parts and (limit is None or self._counted < limit):
-            self._ends.append(self._counted + self.part_count(len(self._ends)))
-        return self._counted
+        with self._counting:
+            while len(self._ends) < self._parts and (limit is None or self._counted < limit):
+                self._ends.append(self._counted + self.part_count(len(self._ends)))
+            return self._counted
 
     def part_counts(self) -> np.ndarray:
         """How many items each part holds."""

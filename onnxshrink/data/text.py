@@ -285,8 +285,7 @@ class _TokenSamples(_Texts):
         encoded = self._tokenizer.encode_batch(self._texts(start, stop), add_special_tokens=self._plan.special_tokens)
         if not encoded:
             return Block({})
-        width = self._plan.width or max(1, *(len(one.ids) for one in encoded)) if len(encoded) > 1 else None
-        width = self._plan.width or width or max(1, len(encoded[0].ids))
+        width = self._plan.width or max(1, max(len(one.ids) for one in encoded))
         return Block({spec.name: self._array(spec, encoded, width) for spec in self._inputs})
 
     def count(self, limit: int | None = None) -> int:

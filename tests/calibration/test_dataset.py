@@ -76,6 +76,7 @@ def test_arrays_without_names_go_by_order(tmp_path: Path) -> None:
         ({"image": np.full((2, 3, 4, 4), np.nan, np.float32)}, "'image' contains NaN"),
         ({"image": np.zeros((0, 3, 4, 4), np.float32)}, "there are no samples"),
         ({"image": _images(2), "label": np.zeros(3)}, "3 labels for 2 samples"),
+        ({"image": _images(2), "label": np.array(3)}, "'label' is a single value: labels are one per sample"),
     ],
 )
 def test_what_does_not_fit_is_refused(arrays: dict[str, np.ndarray], message: str) -> None:

@@ -160,6 +160,12 @@ def test_arrays_are_renamed_scaled_and_labelled_as_the_config_says(tmp_path: Pat
     assert data.labels.tolist() == [0.5, 1.0]
     assert data.samples_per_label == 2
     assert data.preprocessing == "'x' divided by 2, mean 1 2 3, std 4"
+    short = read_data(tmp_path / "d.npz", [X], config('label = false\n[inputs]\nx = "pixels"'))
+    np.testing.assert_array_equal(all_values(short, [X])["x"], raw)
+    with pytest.raises(DataError, match="no array 'other' for the input 'x'"):
+        read_data(tmp_path / "d.npz", [X], config('[inputs]\nx = "other"'))
+    with pytest.raises(DataError, match="no array 'mark' for the labels"):
+        read_data(tmp_path / "d.npz", [X], config('label = "mark"\n[inputs]\nx = "pixels"'))
 
 
 def test_a_type_may_be_forced(tmp_path: Path) -> None:

@@ -282,7 +282,10 @@ def test_folders_of_several_kinds_and_empty_ones(tmp_path: Path) -> None:
         read_data(tmp_path, [IMAGE])
     write_images(tmp_path, ["a.png"])
     (tmp_path / "README.txt").write_text("notes")
-    assert read_data(tmp_path, [IMAGE]).samples == 1
+    write_images(tmp_path / "masks", ["a.png"])
+    data = read_data(tmp_path, [IMAGE], RAW)
+    assert data.samples == 1
+    assert data.explanation == (f"{tmp_path}: the subfolders are not read, because files lie beside them: masks",)
     np.save(tmp_path / "b.npy", np.zeros(3))
     with pytest.raises(DataError, match=r"holds files of several kinds, for example a\.png and b\.npy"):
         read_data(tmp_path, [IMAGE])
