@@ -47,6 +47,11 @@ def read_data(
         said = said or DataConfig()
         said.check("arrays", names)
         return _with_constants(arrays_as_dataset(data, _fed(inputs, said), said, "arrays"), inputs, said)
+    if not callable(data) and not isinstance(data, str | os.PathLike):
+        raise DataError(
+            "data is a path, package.module:function, a mapping of arrays, a Dataset, or a function, "
+            f"not a {type(data).__name__}"
+        )
     if callable(data) or _is_function(data):
         said = said or DataConfig()
         said.check("function", names)

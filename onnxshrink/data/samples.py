@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -18,6 +19,9 @@ from onnxshrink.measure.session import TensorSpec
 Item = TypeVar("Item")
 
 _DIGEST_ROWS = 64
+
+_SLOW_ROW_BYTES = 2**16
+"""Smaller rows come from a file faster than a thread takes over."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,12 @@ class Rows(Protocol):
 class ArraySamples(Samples):
     """Arrays with the samples along their first axes."""
 
-    slow = False
-
     def __init__(self, arrays: Mapping[str, Rows]) -> None:
         self.arrays = arrays
+        self.slow = any(
+            not isinstance(array, np.ndarray) and math.prod(array.shape[1:]) * array.dtype.itemsize >= _SLOW_ROW_BYTES
+            for array in arrays.values()
+        )
 
     def read(self, start: int, stop: int) -> Block:
         return Block({name: array[start:stop] for name, array in self.arrays.items()})

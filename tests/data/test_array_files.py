@@ -52,6 +52,16 @@ def test_only_the_rows_in_use_are_read(tmp_path: Path, monkeypatch: pytest.Monke
         assert sizes[1:] == [4, 4, 2]
 
 
+def test_large_rows_of_files_are_read_ahead(tmp_path: Path) -> None:
+    wide = TensorSpec("x", "tensor(float)", ("n", 1 << 14))
+    values = np.arange(5 << 14, dtype=np.float32).reshape(5, 1 << 14)
+    np.savez_compressed(tmp_path / "d.npz", x=values)
+    data = Dataset.from_npz(tmp_path / "d.npz", [wide])
+    assert data.source.slow
+    assert not Dataset({"x": values}).source.slow
+    np.testing.assert_array_equal(all_values(data, [wide])["x"], values)
+
+
 def test_the_digest_is_that_of_the_arrays_in_memory(tmp_path: Path) -> None:
     many = np.arange(600, dtype=np.float32).reshape(200, 3)
     np.savez_compressed(tmp_path / "d.npz", x=many, label=np.arange(200))

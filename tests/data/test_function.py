@@ -119,6 +119,11 @@ def test_what_does_not_fit_is_refused(yielded: tuple[Any, ...], message: str) ->
     assert message in str(caught.value)
 
 
+def test_feeds_that_cannot_be_read_again_are_refused() -> None:
+    with pytest.raises(DataError, match=r"data is a path, .* or a function, not a generator"):
+        read_data(Source({"x": np.zeros(2)})(), [X])  # type: ignore[arg-type]
+
+
 def test_errors_of_the_function_take_one_line() -> None:
     def broken() -> Iterator[Any]:
         yield {"x": np.zeros((1, 2), np.float32)}

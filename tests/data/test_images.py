@@ -277,6 +277,13 @@ def test_sixteen_bits_are_scaled_and_palettes_converted(tmp_path: Path) -> None:
     assert all_values(read_data(tmp_path, [IMAGE], RAW), [IMAGE])["image"].shape == (1, 3, 8, 8)
 
 
+def test_animations_give_their_first_image(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (40, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    gray = _spec("n", 1, 8, 8, kind="uint8")
+    assert set(all_values(read_data(tmp_path, [gray]), [gray])["image"].ravel()) == {40}
+
+
 def test_folders_of_several_kinds_and_empty_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no data files"):
         read_data(tmp_path, [IMAGE])
