@@ -185,6 +185,7 @@ def parse_config(text: str, origin: str, folder: Path) -> DataConfig:
 
 def find_config(data: Path) -> DataConfig:
     """The config that lies inside a folder (``data.toml``), or beside it or a file (``NAME.toml``, ``data.toml``)."""
+    data = data.resolve() if data.name in ("", "..") else data  # "." has no name
     named = data.with_suffix(".toml") if data.suffix and not data.is_dir() else data.with_name(f"{data.name}.toml")
     for path in (data / FILE_NAME if data.is_dir() else None, named, data.parent / FILE_NAME):
         if path is not None and path.is_file() and path != data:

@@ -67,7 +67,7 @@ def test_paths_are_relative_to_the_config() -> None:
     assert config('tokenizer = "a/t.json"', Path("/data")).tokenizer == Path("/data/a/t.json")
 
 
-def test_where_a_config_is_found(tmp_path: Path) -> None:
+def test_where_a_config_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "eval"
     folder.mkdir()
     assert find_config(folder) == DataConfig()
@@ -75,6 +75,10 @@ def test_where_a_config_is_found(tmp_path: Path) -> None:
         place.write_text(f"size = {size}")
         assert find_config(folder).every.size == (size, size)
     assert find_config(tmp_path / "eval.npz").every.size == (2, 2)
+    monkeypatch.chdir(folder)
+    assert find_config(Path(".")).every.size == (3, 3)
+    (folder / "data.toml").unlink()
+    assert find_config(Path(".")).every.size == (2, 2)
     assert find_config(tmp_path / "calib.npz").origin == str(tmp_path / "data.toml")
 
 
