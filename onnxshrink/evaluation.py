@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxshrink.calibration.dataset import LABEL, Dataset
+from onnxshrink.calibration.dataset import Dataset
 from onnxshrink.errors import DataError, FileAccessError, RecipeError
 from onnxshrink.judging import Judges, Labelled, LabelledBatch
 from onnxshrink.measure.accuracy import compared_accuracy, metric_value
@@ -24,9 +24,11 @@ from onnxshrink.metrics.custom import Custom
 from onnxshrink.metrics.spelling import parse_metrics
 from onnxshrink.numerics.agreement import AgreementMeter
 from onnxshrink.report.evaluation import EvaluatedModel, Evaluation
+from onnxshrink.report.figures import figures_of_evaluation
+from onnxshrink.report.gates import Gate, Uncertain, judge, parse_gates
 from onnxshrink.report.report import DataFacts
 from onnxshrink.source import ModelLike, Source, open_source
-from onnxshrink.trial import DataLike, original_session, read_data
+from onnxshrink.trial import ConfigLike, DataLike, data_facts, original_session, read_data
 
 DEFAULT_BATCH = 16
 
@@ -49,13 +51,17 @@ def evaluate(
     *,
     against: ModelLike | None = None,
     metric: str | Sequence[Metric] | None = None,
+    data_config: ConfigLike | None = None,
     label: str | None = None,
     batch_size: int = DEFAULT_BATCH,
     threads: int = 0,
     limit: int | None = None,
     custom_op_libs: Sequence[str] = (),
     seed: int = 0,
+    gates: Sequence[str | Gate] = (),
+    gate_uncertain: Uncertain = "warn",
     progress: Callable[[str], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Run a model on data, and judge its outputs by the labels, or by another model's outputs.
 
@@ -63,22 +69,27 @@ def evaluate(
 
     Args:
         model: a path, a ``ModelProto`` or an ``onnx_ir.Model``.
-        data: samples: an ``.npz`` file, arrays by input name, or a :class:`Dataset`.
+        data: samples: a path or a function (docs/data.md), arrays by input name, or a :class:`Dataset`.
         against: the model to compare with, usually the float one.
         metric: metrics in one line, as the command line spells them; None chooses by labels and outputs.
-        label: name of the array that holds the labels; None: ``label``.
+        data_config: how the data is read: a TOML file; None: the one beside it, or guessed.
+        label: name of the array or column that holds the labels; None: what the config says, or ``label``.
         batch_size: samples per run, where the model's inputs leave that open.
         threads: intra-op threads; 0 lets ONNX Runtime decide.
         limit: how many samples are used, from the first on; None uses all.
         custom_op_libs: shared libraries that register custom operators.
         seed: seeds the bootstrap.
+        gates: limits on the figures, such as ``top1>=0.70``; the result says how each was judged.
+        gate_uncertain: what becomes of a gate whose limit lies within its figure's interval.
         progress: called with the name of each step.
+        notice: called with each thing that was guessed about the data.
 
     Raises:
         OnnxShrinkError: one of its subclasses.
     """
     metrics = parse_metrics(metric) if isinstance(metric, str) else tuple(metric or ())
-    tell = progress or (lambda _: None)
+    tell, warn = progress or (lambda _: None), notice or (lambda _: None)
+    limits = parse_gates(gates)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
     with ExitStack() as stack:
         tell("loading")
@@ -88,9 +99,13 @@ def evaluate(
         if any(isinstance(one, Custom) and one.runs_the_model for one in metrics):
             found = _judged_by_functions(metrics, sessions, data, seed)
         else:
-            samples = _labelled(data, sessions[-1], label)
-            found = _judged_in_batches(metrics, sessions, samples, batch_size=batch_size, limit=limit, seed=seed)
-        return Evaluation(
+            samples = read_data(data, sessions[-1].inputs, data_config, model=sources[-1].path, label=label)
+            for line in samples.explanation:
+                warn(line)
+            found = _judged_in_batches(
+                metrics, sessions, Labelled.of(samples), batch_size=batch_size, limit=limit, seed=seed
+            )
+        evaluation = Evaluation(
             versions=versions(),
             machine=this_machine(),
             model=_model(sources[-1]),
@@ -105,6 +120,7 @@ def evaluate(
             agreement=found.agreement,
             notes=found.notes,
         )
+    return replace(evaluation, gates=judge(limits, figures_of_evaluation(evaluation), gate_uncertain))
 
 
 def _judged_in_batches(
@@ -133,8 +149,8 @@ def _judged_in_batches(
             agreement.add(outputs[0], outputs[1], batch.samples)
         used += batch.samples
     data = samples.data
-    facts = DataFacts(data.description, data.digest, used, data.synthetic, data.synthetic_seed)
-    notes = (f"these arrays of the data were not used: {ignored}",) if ignored else ()
+    facts = replace(data_facts(data), samples=used)
+    notes = (*data.explanation, *([f"these parts of the data were not used: {ignored}"] if ignored else []))
     differences = judges.accuracies() if compared else ()
     return _Found(
         facts, judges.values(), differences, agreement.agreement() if compared else None, judges.reason, notes
@@ -199,38 +215,22 @@ def _runner(session: Session, follower: Session | None, meter: AgreementMeter) -
     return run
 
 
-def _labelled(data: DataLike, session: Session, label: str | None) -> Labelled:
-    """The samples, and the labels that were asked for."""
-    samples = read_data(data, session.inputs)
-    if label is None or (label == LABEL and isinstance(data, Dataset)):
-        return Labelled.of(samples)
-    arrays, _ = _arrays(data, label)
-    return Labelled.of(replace(samples, ignored=()), np.asarray(arrays[label]))
-
-
-def _arrays(data: DataLike, wanted: str | None = None) -> tuple[Mapping[str, np.ndarray], str]:
-    """Every array of the data, or the one that is wanted, and where they come from."""
-    if isinstance(data, Mapping | Dataset):
-        arrays, description = (data, "arrays") if isinstance(data, Mapping) else (data.arrays, data.description)
-        return {name: arrays[name] for name in _checked(list(arrays), wanted, description)}, description
+def _arrays(data: DataLike) -> tuple[Mapping[str, np.ndarray], str]:
+    """Every array of the data, and where they come from: for functions that read them as they like."""
+    if isinstance(data, Mapping):
+        return data, "arrays"
+    if isinstance(data, Dataset):
+        return {name: array[: len(array)] for name, array in data.arrays.items()}, data.description
+    if callable(data):
+        raise DataError("a metric that runs the model itself takes arrays or an .npz file, not a function of feeds")
     path = Path(os.fspath(data))
     try:
         with np.load(path, allow_pickle=False) as archive:
-            names = _checked(archive.files, wanted, str(path))
-            return {name: archive[name] for name in names}, str(path)
+            return {name: archive[name] for name in archive.files}, str(path)
     except OSError as error:
         raise FileAccessError(f"cannot read the data file {path}: {error.strerror}") from error
     except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a readable .npz archive: make one with numpy.savez") from error
-
-
-def _checked(names: Sequence[str], wanted: str | None, description: str) -> Sequence[str]:
-    """The names to read."""
-    if wanted is None:
-        return names
-    if wanted not in names:
-        raise DataError(f"{description}: there is no array '{wanted}' (arrays: {', '.join(names)})")
-    return [wanted]
 
 
 def _model(source: Source) -> EvaluatedModel:

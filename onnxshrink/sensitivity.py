@@ -18,8 +18,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.calibrated import CalibrationRuns, calibrated_context
-from onnxshrink.calibration.dataset import Dataset, Feed
+from onnxshrink.calibration.dataset import Dataset, Feed, feeds_of
 from onnxshrink.calibration.layer_errors import combined_error, exclusions, measure_layer_errors
+from onnxshrink.data.read import ConfigLike, DataLike, read_data
 from onnxshrink.errors import DataError, ModelError, RecipeError
 from onnxshrink.graph.shapes import infer_shapes
 from onnxshrink.graph.walk import label
@@ -29,8 +30,8 @@ from onnxshrink.passes.base import Context
 from onnxshrink.passes.quantize_static import QuantizeStatic, prepare
 from onnxshrink.passes.runner import PassRunner
 from onnxshrink.recipe import Recipe
-from onnxshrink.source import ModelLike, open_source
-from onnxshrink.trial import CHECK_SAMPLES, DataLike, feeds_of, read_data
+from onnxshrink.source import ModelLike, Source, open_source
+from onnxshrink.trial import CHECK_SAMPLES
 
 _ERROR_SAMPLES = 8
 
@@ -103,6 +104,7 @@ def measure_sensitivity(
     data: DataLike,
     *,
     recipe: str | Recipe = "quantize-static",
+    data_config: ConfigLike | None = None,
     calibration_data: DataLike | None = None,
     calibration_samples: int = 100,
     memory_bytes: int | None = None,
@@ -111,14 +113,15 @@ def measure_sensitivity(
     threads: int = 0,
     custom_op_libs: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Sensitivity:
     """Quantize a copy of a model and find out which nodes its error comes from. Nothing is written.
 
     Args:
         model: a path, a ``ModelProto`` or an ``onnx_ir.Model``; a model in memory is not changed.
-        data: real samples to measure errors on: an ``.npz`` file, arrays by input name, or a :class:`Dataset`. The
-            first eight are used.
+        data: real samples to measure errors on, see :data:`onnxshrink.data.read.DataLike`. The first eight are used.
         recipe: holds ``quantize-static`` once; passes before it are applied first, those behind it are not.
+        data_config: a TOML file that says how ``data`` and ``calibration_data`` are read; see docs/data.md.
         calibration_data: samples to find activation ranges on, like ``data``; None takes the samples of ``data``.
         calibration_samples: how many of them, from the first on.
         memory_bytes: what activations may take while they are calibrated; None: a quarter of the machine's memory.
@@ -128,6 +131,7 @@ def measure_sensitivity(
         threads: intra-op threads; 0 lets ONNX Runtime decide.
         custom_op_libs: shared libraries that register custom operators.
         progress: called with the name of each step.
+        notice: called with each thing that was guessed about the data.
 
     Raises:
         RecipeError: the recipe does not hold ``quantize-static`` once, or names nodes that are not there.
@@ -135,7 +139,7 @@ def measure_sensitivity(
         DataError: the data does not fit the model, or is synthetic.
         OnnxShrinkError: see :func:`onnxshrink.shrink.compress`.
     """
-    tell = progress or (lambda _: None)
+    tell, warn = progress or (lambda _: None), notice or (lambda _: None)
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.read(recipe)
     position = _position(recipe)
     settings = SessionSettings(optimized=False, threads=threads, custom_op_libs=tuple(custom_op_libs))
@@ -143,10 +147,13 @@ def measure_sensitivity(
     with open_source(model) as source:
         with open_session(source.file, settings) as session:
             inputs = session.inputs
-        samples = _dataset(data, inputs)
-        calibration = samples if calibration_data is None else _dataset(calibration_data, inputs)
+        samples = calibration = _dataset(data, inputs, data_config, source)
+        if calibration_data is not None:
+            calibration = _dataset(calibration_data, inputs, data_config, source)
+        for line in dict.fromkeys(samples.explanation + calibration.explanation):
+            warn(line)
         runs = CalibrationRuns(feeds_of(calibration, inputs, calibration_samples), settings, memory_bytes)
-        context = calibrated_context(seed, runs.feeds[:CHECK_SAMPLES], settings, runs)
+        context = calibrated_context(seed, list(runs.feeds[:CHECK_SAMPLES]), settings, runs)
         cleaned = source.model
         if position:
             cleaned, _ = PassRunner(context, None, tell).run(cleaned, Recipe(recipe.passes[:position]))
@@ -154,7 +161,7 @@ def measure_sensitivity(
         quantizer = _quantizer(recipe, position)
         reference, quantized, integer = _quantized(cleaned, quantizer, context)
         tell("measuring nodes")
-        feeds = feeds_of(samples, inputs, _ERROR_SAMPLES)
+        feeds = list(feeds_of(samples, inputs, _ERROR_SAMPLES))
         found = measure_layer_errors(reference, quantized, feeds, settings, correct_biases=quantizer.correct_biases)
         errors = {name: error for name, error in found.items() if name in integer}
         if not errors:
@@ -186,10 +193,10 @@ def _quantizer(recipe: Recipe, position: int) -> QuantizeStatic:
     return quantizer
 
 
-def _dataset(data: DataLike, inputs: Sequence[TensorSpec]) -> Dataset:
+def _dataset(data: DataLike, inputs: Sequence[TensorSpec], config: ConfigLike | None, source: Source) -> Dataset:
     if isinstance(data, Dataset) and data.synthetic:
         raise DataError("sensitivity needs real samples: made-up inputs say nothing about it")
-    return read_data(data, inputs)
+    return read_data(data, inputs, config, model=source.path)
 
 
 def _quantized(

@@ -15,6 +15,7 @@ from onnxshrink.alternatives import Chosen, Goal, Trials, Wish, choose
 from onnxshrink.atomic_files import check_destination
 from onnxshrink.calibrated import calibrated_context
 from onnxshrink.calibration.dataset import Dataset
+from onnxshrink.data.read import ConfigLike, DataLike
 from onnxshrink.errors import CheckError, DataError, FileAccessError, ModelError, RecipeError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
 from onnxshrink.graph.load import file_digest, load_model, uses_external_files, weight_bytes
@@ -40,9 +41,9 @@ from onnxshrink.report.gates import (
     Uncertain,
     judge,
 )
-from onnxshrink.report.report import Alternative, DataFacts, PassRecord, Report
+from onnxshrink.report.report import Alternative, PassRecord, Report
 from onnxshrink.source import ModelLike, Source, open_source
-from onnxshrink.trial import CalibrationWish, DataLike, Trial, prepare_trial
+from onnxshrink.trial import CalibrationWish, Trial, data_facts, prepare_trial
 
 RUN_LIMIT_BYTES = 2**30
 """Models with more bytes of weights are not run unless asked: a run takes several times their size in memory."""
@@ -92,6 +93,7 @@ def compress(
     preset: str | None = None,
     recipe: str | Recipe | None = None,
     data: DataLike | None = None,
+    data_config: ConfigLike | None = None,
     calibration_data: DataLike | None = None,
     calibration_samples: int = 100,
     memory_bytes: int | None = None,
@@ -112,6 +114,7 @@ def compress(
     gates: Sequence[str | Gate] = (),
     gate_uncertain: Uncertain = "warn",
     progress: Callable[[str], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Report:
     """Compress a model, check the result, compare it with the original, and write it.
 
@@ -120,8 +123,10 @@ def compress(
         output: the file to write; None writes nothing, the report tells what would come out.
         preset: name of a preset; ``safe`` when neither preset nor recipe is given.
         recipe: passes to apply instead of a preset: a line of text, a ``.toml`` file, or a :class:`Recipe`.
-        data: samples to compare on: an ``.npz`` file, arrays by input name, or a :class:`Dataset`; None makes synthetic
-            inputs up.
+        data: samples to compare on: a file or folder, ``package.module:function``, or what else
+            :data:`onnxshrink.data.read.DataLike` names; None makes synthetic inputs up.
+        data_config: a TOML file that says how ``data`` and ``calibration_data`` are read; None: the one that lies
+            beside or inside them, if any. See docs/data.md.
         calibration_data: samples to find activation ranges on, like ``data``; None takes the samples of ``data``.
         calibration_samples: how many of them, from the first on.
         memory_bytes: what activations may take while they are calibrated; None: a quarter of the machine's memory.
@@ -146,6 +151,7 @@ def compress(
         gate_uncertain: what becomes of a gate whose limit lies within its figure's interval: ``warn`` leaves it
             ``uncertain``, ``pass`` and ``fail`` decide.
         progress: called with the name of each step.
+        notice: called with each thing that was guessed about the data, before the work starts.
 
     Raises:
         OnnxShrinkError: one of its subclasses; nothing is written then.
@@ -154,7 +160,7 @@ def compress(
     limits = limits_of(gates, recipe, measure=measure, data=data)
     wish = Wish(goal, max_drop)
     metrics = parse_metrics(metric) if isinstance(metric, str) else tuple(metric or ())
-    tell = progress or (lambda _: None)
+    tell, warn = progress or (lambda _: None), notice or (lambda _: None)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
     destination = _destination(model, output, force=force, in_place=in_place)
     tell("loading")
@@ -169,8 +175,10 @@ def compress(
                 None if calibration_cache is None else Path(calibration_cache),
             )
             trial = prepare_trial(
-                source, data, wanted, plan.max_relative_error, settings, seed=seed, batch_size=batch_size
+                source, data, data_config, wanted, plan.max_relative_error, settings, seed=seed, batch_size=batch_size
             )
+            for line in trial.explanation if trial is not None else ():
+                warn(line)
         refuse_unanswerable(limits, trial)
         for one in metrics if measure else ():
             one.check(labelled=trial is not None and trial.data.labels is not None)
@@ -380,7 +388,7 @@ def _report(
         passes=records,
         threads=settings.threads,
         batch_size=batch_size if comparison else None,
-        data=_data_facts(trial.data) if trial else None,
+        data=data_facts(trial.data) if trial else None,
         agreement=comparison.outputs.agreement if comparison else None,
         latency=comparison.latency if comparison else None,
         accuracy=next(iter(comparison.outputs.accuracies), None) if comparison else None,
@@ -404,10 +412,6 @@ def _as_written(model: ir.Model, file: Path) -> ir.Model:
     return load_model(file) if uses_external_files(model) else model
 
 
-def _data_facts(data: Dataset) -> DataFacts:
-    return DataFacts(data.description, data.digest, data.samples, data.synthetic, data.synthetic_seed)
-
-
 def _notes(report: Report, trial: Trial | None, provenance_bytes: int) -> Iterator[str]:
     """What a reader must know before believing the numbers."""
     if trial is None and report.original.size.file_bytes > RUN_LIMIT_BYTES:
@@ -418,6 +422,7 @@ def _notes(report: Report, trial: Trial | None, provenance_bytes: int) -> Iterat
     elif not trial.check.deterministic:
         yield "the original's outputs change from run to run: only their shapes were compared"
     if trial is not None:
+        yield from trial.explanation
         yield from _notes_on_data(report, trial.data)
     if report.missed_kernels:
         names = ", ".join(report.missed_kernels[:3])
@@ -441,6 +446,6 @@ def _notes_on_data(report: Report, data: Dataset) -> Iterator[str]:
     if data.synthetic:
         yield f"no data was given: outputs were compared on {data.description}; accuracy is unknown"
     if data.ignored:
-        yield f"these arrays of the data are neither an input nor 'label' and were not used: {', '.join(data.ignored)}"
+        yield f"parts of the data that are neither an input nor the labels were not used: {', '.join(data.ignored)}"
     if data.labels is not None and report.accuracy is None:
         yield f"the labels were not used: {report.metric_reason}"

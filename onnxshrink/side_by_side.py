@@ -12,9 +12,9 @@ from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.session import Session, SessionSettings, TensorSpec, open_session
 from onnxshrink.metrics.base import Metric
-from onnxshrink.report.report import DataFacts, ModelFacts, Report
+from onnxshrink.report.report import ModelFacts, Report
 from onnxshrink.source import Source, open_source
-from onnxshrink.trial import DataLike, read_data
+from onnxshrink.trial import ConfigLike, DataLike, data_facts, read_data
 
 
 def run_side_by_side(
@@ -22,6 +22,7 @@ def run_side_by_side(
     new: str | os.PathLike[str],
     *,
     data: DataLike | None = None,
+    data_config: ConfigLike | None = None,
     metrics: Sequence[Metric] = (),
     seed: int = 0,
     threads: int = 0,
@@ -29,22 +30,28 @@ def run_side_by_side(
     latency_seconds: float = 3.0,
     custom_op_libs: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Report:
     """A report with ``base`` as the original and ``new`` as the result, and no passes between them.
 
     Args:
         data: samples to run both on; None makes synthetic inputs up. See :func:`onnxshrink.compress` for the others.
+        data_config: how the data is read: a TOML file; None: the one beside it, or guessed.
         metrics: what the outputs are judged by; empty chooses by labels and outputs.
+
+        notice: called with each thing that was guessed about the data.
 
     Raises:
         OnnxShrinkError: a model cannot be loaded or run, they take other inputs or give other outputs, or the data
             does not fit.
     """
-    tell = progress or (lambda _: None)
+    tell, warn = progress or (lambda _: None), notice or (lambda _: None)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
     tell("loading")
     with open_source(base) as first, open_source(new) as second:
-        samples = _samples(first, second, data, settings, seed=seed, batch_size=batch_size)
+        samples = _samples(first, second, data, data_config, settings, seed=seed, batch_size=batch_size)
+        for line in samples.explanation:
+            warn(line)
         comparison = compare_models(
             first.file,
             second.file,
@@ -68,9 +75,7 @@ def run_side_by_side(
             passes=(),
             threads=threads,
             batch_size=batch_size,
-            data=DataFacts(
-                samples.description, samples.digest, samples.samples, samples.synthetic, samples.synthetic_seed
-            ),
+            data=data_facts(samples),
             agreement=comparison.outputs.agreement,
             latency=comparison.latency,
             accuracy=next(iter(comparison.outputs.accuracies), None),
@@ -81,14 +86,21 @@ def run_side_by_side(
 
 
 def _samples(
-    base: Source, new: Source, data: DataLike | None, settings: SessionSettings, *, seed: int, batch_size: int
+    base: Source,
+    new: Source,
+    data: DataLike | None,
+    config: ConfigLike | None,
+    settings: SessionSettings,
+    *,
+    seed: int,
+    batch_size: int,
 ) -> Dataset:
     """The data, once it is certain that both models can be run on it and compared."""
     with _open(base, settings) as first, _open(new, settings) as second:
         _refuse_other_interface(first, second, base.name, new.name)
         if data is None:
             return synthetic_dataset(base.model, first, seed=seed, batch_size=batch_size)
-        return read_data(data, first.inputs)
+        return read_data(data, first.inputs, config, model=base.path)
 
 
 def _open(source: Source, settings: SessionSettings) -> Session:

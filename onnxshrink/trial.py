@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
-
 from onnxshrink.calibrated import CalibrationRuns
-from onnxshrink.calibration.dataset import Dataset, Feed
+from onnxshrink.calibration.dataset import Dataset, feeds_of
 from onnxshrink.calibration.synthetic import synthetic_dataset
+from onnxshrink.data.read import ConfigLike, DataLike, read_data
 from onnxshrink.errors import ModelError
 from onnxshrink.graph.walk import custom_domains
-from onnxshrink.measure.session import Session, SessionSettings, TensorSpec, open_session
+from onnxshrink.measure.session import Session, SessionSettings, open_session
 from onnxshrink.passes.checks import OutputCheck, agreement_of, rounding_tolerance
+from onnxshrink.report.report import DataFacts
 from onnxshrink.source import Source
+
+__all__ = [
+    "CHECK_SAMPLES",
+    "CalibrationWish",
+    "ConfigLike",
+    "DataLike",
+    "Trial",
+    "data_facts",
+    "feeds_of",
+    "prepare_trial",
+    "read_data",
+]
 
 CHECK_SAMPLES = 4
 """Samples on which outputs are compared before and after passes."""
-
-DataLike = str | os.PathLike[str] | Dataset | Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -39,17 +46,20 @@ class CalibrationWish:
 class Trial:
     """The data to run the models on, and the check that passes have to hold against.
 
-    ``calibration`` is what ranges are found on: None without real data.
+    ``calibration`` is what ranges are found on: None without real data. ``explanation``: what was guessed about the
+    data and the calibration data.
     """
 
     data: Dataset
     check: OutputCheck
     calibration: CalibrationRuns | None
+    explanation: tuple[str, ...] = ()
 
 
 def prepare_trial(
     source: Source,
     data: DataLike | None,
+    config: ConfigLike | None,
     calibration: CalibrationWish,
     max_relative_error: float | None,
     settings: SessionSettings,
@@ -65,21 +75,23 @@ def prepare_trial(
     with original_session(source, plain) as session:
         if data is None and any(spec.dtype is None for spec in session.inputs):
             return None
-        samples = _samples(data, source.model, session, seed=seed, batch_size=batch_size)
-        feeds = feeds_of(samples, session.inputs, CHECK_SAMPLES)
+        samples = _samples(data, config, source, session, seed=seed, batch_size=batch_size)
+        feeds = list(feeds_of(samples, session.inputs, CHECK_SAMPLES))
         reference = [session.run(feed) for feed in feeds]
         again = session.run(feeds[0])
-        runs = _calibration_runs(calibration, samples, source.model, session, settings)
+        others = samples
+        if calibration.data is not None:
+            others = _samples(calibration.data, config, source, session, seed=0, batch_size=1)
+        runs = _calibration_runs(calibration, others, session, settings)
     deterministic = agreement_of(reference[:1], [again]).equal_share == 1
     check = OutputCheck(feeds, reference, plain, deterministic, rounding_tolerance(source.model), max_relative_error)
-    return Trial(samples, check, runs)
+    return Trial(samples, check, runs, tuple(dict.fromkeys(samples.explanation + others.explanation)))
 
 
 def _calibration_runs(
-    wanted: CalibrationWish, data: Dataset, model: ir.Model, session: Session, settings: SessionSettings
+    wanted: CalibrationWish, samples: Dataset, session: Session, settings: SessionSettings
 ) -> CalibrationRuns | None:
     """The calibration samples, one run each; None when only synthetic data is at hand."""
-    samples = data if wanted.data is None else _samples(wanted.data, model, session, seed=0, batch_size=1)
     if samples.synthetic:
         return None
     feeds = feeds_of(samples, session.inputs, wanted.samples)
@@ -97,26 +109,16 @@ def original_session(source: Source, settings: SessionSettings) -> Session:
         raise ModelError(f"{source.name}: {error}") from error
 
 
-def _samples(data: DataLike | None, model: ir.Model, session: Session, *, seed: int, batch_size: int) -> Dataset:
+def _samples(
+    data: DataLike | None, config: ConfigLike | None, source: Source, session: Session, *, seed: int, batch_size: int
+) -> Dataset:
     if data is None:
-        return synthetic_dataset(model, session, seed=seed, batch_size=batch_size)
-    return read_data(data, session.inputs)
+        return synthetic_dataset(source.model, session, seed=seed, batch_size=batch_size)
+    return read_data(data, session.inputs, config, model=source.path)
 
 
-def read_data(data: DataLike, inputs: Sequence[TensorSpec]) -> Dataset:
-    """Samples for a model with these inputs: of an ``.npz`` file, of arrays by name, or of a :class:`Dataset`.
-
-    Raises:
-        FileAccessError: the file cannot be read.
-        DataError: the samples do not fit the inputs.
-    """
-    if isinstance(data, Dataset):
-        return data.fitted_to(inputs)
-    if isinstance(data, Mapping):
-        return Dataset.from_arrays(data, inputs)
-    return Dataset.from_npz(data, inputs)
-
-
-def feeds_of(data: Dataset, inputs: Sequence[TensorSpec], limit: int) -> list[Feed]:
-    """The first ``limit`` samples, one run each."""
-    return [batch.feed for batch in data.batches(inputs, 1, limit=limit)]
+def data_facts(data: Dataset) -> DataFacts:
+    """What reports say of the data."""
+    return DataFacts(
+        data.description, data.digest, data.samples, data.synthetic, data.synthetic_seed, data.preprocessing
+    )

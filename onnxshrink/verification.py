@@ -23,7 +23,7 @@ from onnxshrink.provenance import Provenance, built_with, read_provenance
 from onnxshrink.recipe import Recipe
 from onnxshrink.shrink import compress
 from onnxshrink.source import open_source
-from onnxshrink.trial import CHECK_SAMPLES, DataLike, feeds_of, read_data
+from onnxshrink.trial import CHECK_SAMPLES, ConfigLike, DataLike, feeds_of, read_data
 
 _DATA_FILE = re.compile(r"(.+)\.[0-9a-f]{12}\.data")
 
@@ -89,6 +89,7 @@ def verify(
     against: str | os.PathLike[str],
     *,
     data: DataLike | None = None,
+    data_config: ConfigLike | None = None,
     calibration_data: DataLike | None = None,
     custom_op_libs: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
@@ -99,6 +100,7 @@ def verify(
         path: a result that onnxshrink wrote.
         against: the original that it was made from.
         data: the samples that the result was made with, where it depends on them.
+        data_config: how they are read; None: by the config beside them, or guessed.
         calibration_data: the samples that activations were calibrated on; None takes those of ``data``.
         custom_op_libs: shared libraries that register custom operators.
         progress: called with the name of each step.
@@ -117,7 +119,7 @@ def verify(
                 f"{against} is not the model that {path} was made from: its SHA-256 is {source.sha256[:12]}…, "
                 f"recorded is {made.input_sha256[:12]}…"
             )
-        samples, calibration = _data(made, source.file, str(path), data, calibration_data, settings)
+        samples, calibration = _data(made, source.file, str(path), data, calibration_data, data_config, settings)
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
         rebuilt = Path(folder, _written_name(Path(path), found))
         compress(
@@ -145,6 +147,7 @@ def _data(
     name: str,
     data: DataLike | None,
     calibration_data: DataLike | None,
+    config: ConfigLike | None,
     settings: SessionSettings,
 ) -> tuple[Dataset | None, Dataset | None]:
     """The samples to rebuild with, refused when they are not those that were recorded."""
@@ -161,11 +164,11 @@ def _data(
     samples = calibration = None
     with open_session(file, settings) as session:
         if made.data_sha256 is not None and data is not None:
-            samples = read_data(data, session.inputs)
+            samples = read_data(data, session.inputs, config, model=file)
             feeds = feeds_of(samples, session.inputs, CHECK_SAMPLES)
             _refuse_other(feeds_digest(feeds), made.data_sha256, samples, name, "--data")
         if made.calibration_sha256 is not None and wanted is not None:
-            calibration = read_data(wanted, session.inputs)
+            calibration = read_data(wanted, session.inputs, config, model=file)
             feeds = feeds_of(calibration, session.inputs, made.calibration_samples)
             option = "--data" if calibration_data is None else "--calibration-data"
             _refuse_other(feeds_digest(feeds), made.calibration_sha256, calibration, name, option)

@@ -99,9 +99,9 @@ def test_any_array_can_hold_the_labels_and_half_as_many_are_those_of_pairs(tmp_p
         assert metric.value == pytest.approx(1)
     with pytest.raises(DataError, match=r"there is no array 'label'; --label names another one of score"):
         evaluate(linear(), path)
-    with pytest.raises(DataError, match=r"there is no array 'mark' \(arrays: x, score\)"):
+    with pytest.raises(DataError, match=r"no array 'mark' for the labels \(arrays: x, score\)"):
         evaluate(linear(), path, label="mark")
-    assert evaluate(linear(), path, against=linear()).notes == ("these arrays of the data were not used: score",)
+    assert evaluate(linear(), path, against=linear()).notes == ("these parts of the data were not used: score",)
 
 
 def test_the_limit_cuts_samples_and_labels() -> None:
@@ -145,7 +145,7 @@ def test_a_model_that_takes_no_batch_is_run_sample_by_sample_on_request() -> Non
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "d.npz").write_bytes(b"no archive")
-    with pytest.raises(DataError, match="not a readable"):
+    with pytest.raises(DataError, match=r"is not an \.npz archive"):
         evaluate(linear(), tmp_path / "d.npz", label="s")
     with pytest.raises(FileAccessError, match="does not exist"):
         evaluate(linear(), tmp_path / "e.npz", label="s")

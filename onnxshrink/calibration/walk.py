@@ -204,7 +204,7 @@ def walk_layers(
     changed: ir.Model,
     layers: Sequence[WalkedLayer],
     feeds: Sequence[Feed],
-    memory_bytes: int = 256 * 2**20,
+    memory_bytes: int = 32 * 2**20,
 ) -> Iterator[Step]:
     """Walk through both models on ``feeds``; see :data:`onnxshrink.passes.base.Walk`.
 

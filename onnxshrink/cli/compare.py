@@ -10,25 +10,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxshrink.atomic_files import write_text_atomically
-from onnxshrink.cli.options import HELP, custom_op_lib_option, debug_option, gate_options
+from onnxshrink.cli.options import (
+    HELP,
+    custom_op_lib_option,
+    data_options,
+    debug_option,
+    gate_options,
+    metric_option,
+)
 from onnxshrink.errors import FileAccessError, OnnxShrinkError
 
 if TYPE_CHECKING:
-    from onnxshrink.report.comparison import Comparison
+    from onnxshrink.report.comparison import Comparison, Pairing
     from onnxshrink.report.gates import Gate, Uncertain
 
-_FOR_MODELS = ("data", "threads", "batch_size", "latency_seconds", "seed", "custom_op_libs")
+_FOR_MODELS = ("data", "data_config", "metric", "threads", "batch_size", "latency_seconds", "seed", "custom_op_libs")
 
 
 @click.command(context_settings=HELP)
 @click.argument("base", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE.npz",
-    help="For models: samples to run them on. [default: synthetic inputs]",
-)
+@data_options("For models: samples to run them on.")
+@metric_option
 @click.option("--threads", type=click.IntRange(0, os.cpu_count() or 1), default=0, help="For models; 0: all cores.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="For models: samples per timed run.")
 @click.option("--latency-seconds", type=click.FloatRange(0.1), default=3.0, help="For models: time to spend on timing.")
@@ -136,14 +139,18 @@ def _of_models(
     if options["data"] is None:
         refuse_unlabelled(gates, "no data was given")
 
-    from onnxshrink.cli.output import progress_display
+    from onnxshrink.cli.output import notices, progress_display
+    from onnxshrink.metrics.spelling import parse_metrics
     from onnxshrink.report.comparison import Comparison, compare_within
     from onnxshrink.side_by_side import run_side_by_side
 
-    pairings = []
+    metric = options.pop("metric")
+    options["metrics"] = parse_metrics(metric) if metric else ()
+    pairings: list[Pairing] = []
     with progress_display(quiet=quiet) as progress:
         for path in new:
-            report = run_side_by_side(base, path, progress=progress, **options)
+            notice = notices(quiet=quiet or bool(pairings))
+            report = run_side_by_side(base, path, progress=progress, notice=notice, **options)
             pairings.append(compare_within(report, str(path), gates, uncertain))
     return Comparison(str(base), tuple(pairings))
 

@@ -12,6 +12,7 @@ from onnxshrink.cli.options import (
     HELP,
     calibration_options,
     custom_op_lib_option,
+    data_options,
     debug_option,
     gate_options,
     metric_option,
@@ -33,12 +34,7 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
 @click.option("--force", is_flag=True, help="Replace an existing output or report file.")
 @click.option("--preset", metavar="NAME", help=f"{_PRESET_HELP}. [default: {DEFAULT_PRESET}]")
 @click.option("--recipe", metavar="TEXT|FILE", help="Passes to apply instead of a preset: a line, or a .toml file.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE.npz",
-    help="Samples to compare on: arrays named after the inputs, 'label' optional. [default: synthetic inputs]",
-)
+@data_options("Samples to compare on, with labels if there are any; without, inputs are made up.")
 @calibration_options
 @click.option(
     "--calibration-cache",
@@ -99,6 +95,7 @@ def compress(
     preset: str | None,
     recipe: str | None,
     data: Path | None,
+    data_config: Path | None,
     calibration_data: Path | None,
     calibration_samples: int,
     memory_bytes: int | None,
@@ -129,6 +126,7 @@ def compress(
     Examples:
       onnxshrink compress model.onnx -o small.onnx
       onnxshrink compress model.onnx -o small.onnx --data eval.npz --report report.md
+      onnxshrink compress model.onnx -o small.onnx --data photos/ --data-config photos.toml
       onnxshrink compress model.onnx -o pruned.onnx --recipe 'fold-batchnorm,prune-weights{sparsity=0.6}'
       onnxshrink compress model.onnx -o small.onnx --data eval.npz --gate 'size<=30%' --gate 'accuracy>=-0.5pt'
     """
@@ -139,7 +137,7 @@ def compress(
     passes = Recipe.read(recipe) if recipe is not None else None
 
     from onnxshrink.cli.gating import check_gate_report, conclude, gates_from
-    from onnxshrink.cli.output import check_report_paths, progress_display, write_reports
+    from onnxshrink.cli.output import check_report_paths, notices, progress_display, write_reports
 
     gates = gates_from(gate_texts, gate_files, recipe)
     check_report_paths(reports, force=force)
@@ -154,6 +152,7 @@ def compress(
             preset=preset,
             recipe=passes,
             data=data,
+            data_config=data_config,
             calibration_data=calibration_data,
             calibration_samples=calibration_samples,
             memory_bytes=memory_bytes,
@@ -174,6 +173,7 @@ def compress(
             gates=gates,
             gate_uncertain=gate_uncertain,
             progress=progress,
+            notice=notices(quiet=quiet),
         )
     write_reports(report, reports)
     if as_json:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from onnxshrink.cli.options import HELP, custom_op_lib_option, debug_option, metric_option
+from onnxshrink.cli.options import (
+    HELP,
+    custom_op_lib_option,
+    data_options,
+    debug_option,
+    gate_options,
+    metric_option,
+)
+
+if TYPE_CHECKING:
+    from onnxshrink.report.gates import Uncertain
 
 
 @click.command(context_settings=HELP)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE.npz",
-    help="Samples: arrays named after the inputs, and 'label'. Required.",
-)
-@click.option("--label", metavar="NAME", help="The array that holds the labels. [default: label]")
+@data_options("Samples, with labels where there are any. Required.")
+@click.option("--label", metavar="NAME", help="The array or column that holds the labels. [default: label]")
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
@@ -31,6 +37,7 @@ from onnxshrink.cli.options import HELP, custom_op_lib_option, debug_option, met
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use the first N samples. [default: all]")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seeds the bootstrap.")
 @custom_op_lib_option
+@gate_options
 @click.option(
     "--report",
     "reports",
@@ -47,6 +54,7 @@ from onnxshrink.cli.options import HELP, custom_op_lib_option, debug_option, met
 def evaluate(
     model: Path,
     data: Path | None,
+    data_config: Path | None,
     label: str | None,
     against: Path | None,
     metric: str | None,
@@ -55,25 +63,33 @@ def evaluate(
     limit: int | None,
     seed: int,
     custom_op_libs: tuple[str, ...],
+    gate_texts: tuple[str, ...],
+    gate_files: tuple[Path, ...],
+    gate_uncertain: Uncertain,
+    gate_report: Path | None,
     reports: tuple[Path, ...],
     force: bool,
     quiet: bool,
     as_json: bool,
     verbose: bool,
-) -> None:
+) -> int:
     """Show how good MODEL is on data, or with --against how far from another model. Nothing is changed.
 
     \b
     Examples:
       onnxshrink evaluate small.onnx --data eval.npz --against model.onnx
+      onnxshrink evaluate small.onnx --data photos/ --gate 'top1>=0.70'
       onnxshrink evaluate detector.onnx --data eval.npz --against float.onnx --metric 'detection{score=0.7,nms=0.3}'
     """
     if data is None:
         raise click.UsageError("give samples with --data")
 
-    from onnxshrink.cli.output import check_report_paths, progress_display, write_texts
+    from onnxshrink.cli.gating import check_gate_report, conclude, gates_from
+    from onnxshrink.cli.output import check_report_paths, notices, progress_display, write_texts
 
+    gates = gates_from(gate_texts, gate_files)
     check_report_paths(reports, force=force)
+    check_gate_report(gate_report, gates, force=force)
 
     from onnxshrink.evaluation import evaluate as run
     from onnxshrink.report.evaluation_markdown import evaluation_to_markdown
@@ -85,13 +101,17 @@ def evaluate(
             data,
             against=against,
             metric=metric,
+            data_config=data_config,
             label=label,
             batch_size=batch_size,
             threads=threads,
             limit=limit,
             custom_op_libs=custom_op_libs,
             seed=seed,
+            gates=gates,
+            gate_uncertain=gate_uncertain,
             progress=progress,
+            notice=notices(quiet=quiet),
         )
     write_texts(reports, as_json=lambda: plain_json(found), as_markdown=lambda: evaluation_to_markdown(found))
     if as_json:
@@ -102,3 +122,4 @@ def evaluate(
         from onnxshrink.report.evaluation_terminal import render_evaluation
 
         render_evaluation(found, Console(), verbose=verbose)
+    return conclude([(found.model.name, found.gates)], gate_report, quiet=quiet)

@@ -10,6 +10,11 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_FORMS = (
+    "A .npz, .npy, .csv, .parquet, .jsonl, .txt or .wav file, an image, a folder of such files, or "
+    "package.module:function (docs/data.md)."
+)
+
 HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
@@ -38,6 +43,24 @@ def metric_option(command: Command) -> Command:
     )(command)
 
 
+def data_options(purpose: str) -> Callable[[Command], Command]:
+    """``--data``, whose help starts with its purpose, and ``--data-config``."""
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            "--data-config",
+            type=click.Path(path_type=Path),
+            metavar="FILE.toml",
+            help="How data and calibration data are read. [default: NAME.toml or data.toml beside or inside them, else "
+            "guessed and printed]",
+        )(command)
+        return click.option("--data", type=click.Path(path_type=Path), metavar="DATA", help=f"{purpose} {_FORMS}")(
+            command
+        )
+
+    return add
+
+
 def calibration_options(command: Command) -> Command:
     """What ranges are found on: ``--calibration-data``, ``--calibration-samples`` and ``--memory``, given in bytes."""
     for option in (
@@ -53,8 +76,8 @@ def calibration_options(command: Command) -> Command:
         click.option(
             "--calibration-data",
             type=click.Path(path_type=Path),
-            metavar="FILE.npz",
-            help="Samples to find activation ranges on. [default: those of --data]",
+            metavar="DATA",
+            help="Samples to find activation ranges on, like --data. [default: those of --data]",
         ),
     ):
         command = option(command)

@@ -40,6 +40,11 @@ def write_texts(paths: Sequence[Path], *, as_json: Callable[[], str], as_markdow
         write_text_atomically(path, as_json() + "\n" if path.suffix == ".json" else as_markdown())
 
 
+def notices(*, quiet: bool = False) -> Callable[[str], None]:
+    """Prints what was guessed about the data on standard error, a line each."""
+    return (lambda _: None) if quiet else (lambda line: click.echo(f"onnxshrink: {line}", err=True))
+
+
 @contextmanager
 def progress_display(*, quiet: bool) -> Iterator[Callable[[str], None]]:
     """Shows the current step and the time it takes on standard error, when that is a terminal."""

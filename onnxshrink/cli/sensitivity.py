@@ -7,18 +7,13 @@ from pathlib import Path
 
 import click
 
-from onnxshrink.cli.options import HELP, calibration_options, custom_op_lib_option, debug_option
+from onnxshrink.cli.options import HELP, calibration_options, custom_op_lib_option, data_options, debug_option
 from onnxshrink.recipe import Recipe
 
 
 @click.command(context_settings=HELP)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE.npz",
-    help="Samples to measure errors on: arrays named after the inputs. Required.",
-)
+@data_options("Samples to measure errors on. Required.")
 @calibration_options
 @click.option(
     "--recipe",
@@ -41,6 +36,7 @@ from onnxshrink.recipe import Recipe
 def sensitivity(
     model: Path,
     data: Path | None,
+    data_config: Path | None,
     calibration_data: Path | None,
     calibration_samples: int,
     recipe: str,
@@ -63,7 +59,7 @@ def sensitivity(
         raise click.UsageError("give samples with --data: made-up inputs say nothing about sensitivity")
     passes = Recipe.read(recipe)
 
-    from onnxshrink.cli.output import progress_display
+    from onnxshrink.cli.output import notices, progress_display
     from onnxshrink.sensitivity import measure_sensitivity
 
     with progress_display(quiet=as_json) as progress:
@@ -71,6 +67,7 @@ def sensitivity(
             model,
             data,
             recipe=passes,
+            data_config=data_config,
             calibration_data=calibration_data,
             calibration_samples=calibration_samples,
             memory_bytes=memory_bytes,
@@ -79,6 +76,7 @@ def sensitivity(
             threads=threads,
             custom_op_libs=custom_op_libs,
             progress=progress,
+            notice=notices(),
         )
     if as_json:
         from onnxshrink.report.json_format import plain_json

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxshrink.cli.options import HELP, custom_op_lib_option, debug_option
+from onnxshrink.cli.options import HELP, custom_op_lib_option, data_options, debug_option
 from onnxshrink.errors import CheckError
 
 if TYPE_CHECKING:
@@ -26,16 +26,11 @@ _MOST_LINES = 20
     metavar="MODEL",
     help="The original that RESULT was made from.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE.npz",
-    help="The samples that RESULT was made with, where it depends on them.",
-)
+@data_options("The samples that RESULT was made with, where it depends on them.")
 @click.option(
     "--calibration-data",
     type=click.Path(path_type=Path),
-    metavar="FILE.npz",
+    metavar="DATA",
     help="The samples that activations were calibrated on. [default: those of --data]",
 )
 @custom_op_lib_option
@@ -46,6 +41,7 @@ def verify(
     result: Path,
     against: Path,
     data: Path | None,
+    data_config: Path | None,
     calibration_data: Path | None,
     custom_op_libs: tuple[str, ...],
     quiet: bool,
@@ -68,6 +64,7 @@ def verify(
             result,
             against,
             data=data,
+            data_config=data_config,
             calibration_data=calibration_data,
             custom_op_libs=custom_op_libs,
             progress=progress,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from onnxshrink.measured import Accuracy, Agreement, Machine, MetricValue
+from onnxshrink.report.gate_result import GateResult
 from onnxshrink.report.report import SCHEMA_VERSION, DataFacts
 
 
@@ -45,6 +46,7 @@ class Evaluation:
         differences: the same metrics of both, ``original`` being ``against``; empty without one.
         agreement: outputs of the model against those of ``against``; None without one.
         notes: what a reader must know, one sentence each.
+        gates: how the limits that were set were judged.
     """
 
     versions: Mapping[str, str]
@@ -60,5 +62,6 @@ class Evaluation:
     differences: tuple[Accuracy, ...] = ()
     agreement: Agreement | None = None
     notes: tuple[str, ...] = ()
+    gates: tuple[GateResult, ...] = ()
     kind: Literal["evaluation"] = field(default="evaluation", kw_only=True)
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from onnxshrink.report.evaluation import Evaluation
 from onnxshrink.report.evaluation_summary import environment_of, metric_rows, verdicts
+from onnxshrink.report.markdown import gate_section
 from onnxshrink.report.markdown_text import code, plain
 from onnxshrink.report.summary import agreement_figures
 
@@ -23,6 +24,7 @@ def _sections(found: Evaluation) -> Iterator[str]:
     yield "\n".join(f"- {plain(line)}" for line in verdicts(found))
     if found.agreement is not None:
         yield f"Outputs: {plain(agreement_figures(found.agreement))}."
+    yield gate_section(found.gates)
     if found.reason:
         yield f"Metric chosen because {plain(found.reason)}."
     yield "\n".join(f"> ⚠️ {plain(note)}" for note in found.notes)

@@ -12,8 +12,9 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from onnxshrink.measured import Accuracy, LatencyComparison
-from onnxshrink.report.gates import METRICS, Estimate, Figures, Reading
+from onnxshrink.measured import Accuracy, Agreement, LatencyComparison, MetricValue
+from onnxshrink.report.evaluation import Evaluation
+from onnxshrink.report.gates import FIGURES, METRICS, Estimate, Figures, Reading
 from onnxshrink.report.report import ModelFacts, Report
 
 _Found = tuple[tuple[str, Reading], Estimate | str]
@@ -32,12 +33,34 @@ def figures_of(report: Report) -> Figures:
     found["latency", "ms"] = latency_ms(report.latency)
     found["load", "ratio"] = load_ratio(report)
     found["load", "ms"] = _median(result.load_ms)
-    found.update(_closeness(report))
+    found.update(_closeness(report.agreement))
     found.update(_levels(report))
     found["accuracy", "points"] = points_gained(report.accuracy) or _no_metric(report)
     for accuracy in _accuracies(report):
         found[accuracy.key, "points"] = points_gained(accuracy) or _no_metric(report)
     return found | dict(_absent_metrics(report))
+
+
+def figures_of_evaluation(found: Evaluation) -> Figures:
+    """The model's metrics, and where it was compared with another, the differences and the agreement."""
+    figures: dict[tuple[str, Reading], Estimate | str] = dict(_closeness(found.agreement))
+    for value in found.metrics:
+        figures[metric_level(value)] = Estimate(value.value, value.low, value.high)
+    for accuracy in found.differences:
+        figures[accuracy.key, "points"] = points_gained(accuracy) or NOT_RUN
+    first = next(iter(found.metrics), None)
+    if first is not None:
+        figures["accuracy", "share"] = (
+            figures[metric_level(first)] if first.unit == "share" else f"{first.metric} is not a share"
+        )
+    if found.differences:
+        figures["accuracy", "points"] = figures[found.differences[0].key, "points"]
+    why = f"what was measured is {', '.join(value.metric for value in found.metrics)}"
+    for name, figure in FIGURES.items():
+        for reading in figure.readings:
+            missing = "there is no model to compare with (--against)" if reading == "points" else why
+            figures.setdefault((name, reading), missing if figure.labelled else "evaluate does not measure it")
+    return figures
 
 
 def figures_between(base: Report, new: Report) -> Figures:
@@ -122,9 +145,8 @@ def _points_scale(accuracy: Accuracy) -> float:
     return 100.0 if accuracy.unit == "share" else 1.0
 
 
-def _closeness(report: Report) -> Iterator[_Found]:
+def _closeness(agreement: Agreement | None) -> Iterator[_Found]:
     """How close the result's outputs are to the original's."""
-    agreement = report.agreement
     if agreement is None:
         yield from ((key, NOT_RUN) for key in _AGREEMENT)
         return
@@ -159,7 +181,7 @@ def _levels(report: Report) -> Iterator[_Found]:
     yield ("accuracy", "share"), level if accuracy.unit == "share" else f"{accuracy.metric} is not a share"
 
 
-def metric_level(accuracy: Accuracy) -> tuple[str, Reading]:
+def metric_level(accuracy: Accuracy | MetricValue) -> tuple[str, Reading]:
     """The figure and reading under which the level of the metric is found."""
     readings: dict[str, Reading] = {"share": "share", "dB": "decibels", "value": "number"}
     return accuracy.key, readings[accuracy.unit]

@@ -63,6 +63,7 @@ class DataFacts:
         samples: number of samples used.
         synthetic: whether the values were made up by onnxshrink.
         seed: the seed of synthetic values, else None.
+        preprocessing: what was done to the samples before the model saw them, in one line; empty when nothing was.
     """
 
     description: str
@@ -70,6 +71,7 @@ class DataFacts:
     samples: int
     synthetic: bool
     seed: int | None = None
+    preprocessing: str = ""
 
 
 @dataclass(frozen=True)

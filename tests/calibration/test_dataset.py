@@ -53,7 +53,7 @@ def test_a_model_without_inputs_gets_one_empty_feed() -> None:
 
 def test_types_are_converted_where_values_keep_their_meaning() -> None:
     data = Dataset.from_arrays({"image": _images(2).astype(np.float64)}, [IMAGE])
-    assert data.arrays["image"].dtype == np.float32
+    assert next(data.batches([IMAGE], 2)).feed["image"].dtype == np.float32
     with pytest.raises(DataError, match="has type complex64, the model's input takes float32"):
         Dataset.from_arrays({"image": _images(2).astype(np.complex64)}, [IMAGE])
     with pytest.raises(DataError, match="has type float32, the model's input takes int64"):
@@ -76,6 +76,7 @@ def test_arrays_without_names_go_by_order(tmp_path: Path) -> None:
         ({"image": np.full((2, 3, 4, 4), np.nan, np.float32)}, "'image' contains NaN"),
         ({"image": np.zeros((0, 3, 4, 4), np.float32)}, "there are no samples"),
         ({"image": _images(2), "label": np.zeros(3)}, "3 labels for 2 samples"),
+        ({"image": _images(2), "label": np.array(3)}, "'label' is a single value: labels are one per sample"),
     ],
 )
 def test_what_does_not_fit_is_refused(arrays: dict[str, np.ndarray], message: str) -> None:
@@ -90,7 +91,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", _images(1))
     with pytest.raises(FileAccessError, match="does not exist"):
         Dataset.from_npz(tmp_path / "no.npz", [IMAGE])
-    with pytest.raises(DataError, match="not a readable"):
+    with pytest.raises(DataError, match="is not an"):
         Dataset.from_npz(tmp_path / "text.npz", [IMAGE])
     with pytest.raises(DataError, match="is not an"):
         Dataset.from_npz(tmp_path / "one.npy", [IMAGE])

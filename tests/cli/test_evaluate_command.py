@@ -50,7 +50,7 @@ def test_compress_judges_by_the_metrics_that_are_named(run_ok: Run, tmp_path: Pa
         ([], 2, "give samples with --data"),
         (["--data", DATA, "--metric", "topp1"], 2, "did you mean 'top1'?"),
         (["--data", DATA, "--metric", "cer"], 4, "cer needs strings as labels"),
-        (["--data", DATA, "--label", "mark"], 4, "there is no array 'mark'"),
+        (["--data", DATA, "--label", "mark"], 4, "no array 'mark' for the labels"),
         (["--data", "missing.npz"], 6, "does not exist"),
         (["--data", DATA, "--report", "e.txt"], 2, "must end in .json or .md"),
     ],

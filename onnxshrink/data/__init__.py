@@ -1,0 +1,1 @@
+"""What users have their samples in: arrays, images, tables, text, sound, or a function of theirs."""
