@@ -175,7 +175,6 @@ def compress(
                     settings,
                     batch_size=batch_size,
                     latency_seconds=latency_seconds,
-                    seed=seed,
                     progress=tell,
                 )
             report = _report(

@@ -62,7 +62,7 @@ def prepare_trial(
     None when there are no samples, and none can be made up for the types of its inputs (sequences, bfloat16).
     """
     plain = replace(settings, optimized=False, threads=1)  # one thread adds up in one order
-    with _original_session(source, plain) as session:
+    with original_session(source, plain) as session:
         if data is None and any(spec.dtype is None for spec in session.inputs):
             return None
         samples = _samples(data, source.model, session, seed=seed, batch_size=batch_size)
@@ -86,7 +86,7 @@ def _calibration_runs(
     return CalibrationRuns(feeds, replace(settings, optimized=False), wanted.memory_bytes, wanted.cache)
 
 
-def _original_session(source: Source, settings: SessionSettings) -> Session:
+def original_session(source: Source, settings: SessionSettings) -> Session:
     try:
         return open_session(source.file, settings)
     except ModelError as error:

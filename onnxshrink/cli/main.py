@@ -18,6 +18,7 @@ INTERNAL_ERROR = 70
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "compress": ("onnxshrink.cli.compress:compress", "Make a model smaller, check it, and report what that cost."),
     "inspect": ("onnxshrink.cli.inspect:inspect", "Show what is in a model and what would help."),
+    "bench": ("onnxshrink.cli.bench:bench", "Time models beside each other."),
     "sensitivity": ("onnxshrink.cli.sensitivity:sensitivity", "Show which nodes lose most in int8."),
     "passes": ("onnxshrink.cli.passes:passes", "List the passes, or explain one."),
 }

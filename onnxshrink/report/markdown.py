@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from onnxshrink.report.markdown_text import code as _code
+from onnxshrink.report.markdown_text import plain as _plain
 from onnxshrink.report.report import PassRecord, Report
 from onnxshrink.report.summary import (
     agreement_figures,
@@ -21,7 +23,6 @@ LIMIT_BYTES = 60_000
 """Longer comments are refused by code forges (GitHub: 65,536 characters)."""
 
 _MOST_ROWS = 50
-_LONGEST_TEXT = 300
 _MARKS = {"applied": "✅", "unchanged": "➖", "undone": "⚠️"}
 
 
@@ -109,21 +110,3 @@ def _cut(text: str) -> str:
     closing = "\n\n</details>"
     head = text.encode()[: LIMIT_BYTES - len((closing + note).encode())].decode(errors="ignore").rsplit("\n", 1)[0]
     return head + (closing if head.count("<details>") > head.count("</details>") else "") + note
-
-
-def _plain(text: str) -> str:
-    """Text that stays text: on one line, without table bars or markup of its own, not too long."""
-    text = " ".join(text.split())
-    if len(text) > _LONGEST_TEXT:
-        text = text[: _LONGEST_TEXT - 1] + "…"
-    for character in "\\`*_[]<>|":
-        text = text.replace(character, f"\\{character}")
-    return text
-
-
-def _code(text: str) -> str:
-    """Text as code, safe inside a table."""
-    text = " ".join(text.split())
-    if len(text) > _LONGEST_TEXT:
-        text = text[: _LONGEST_TEXT - 1] + "…"
-    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
