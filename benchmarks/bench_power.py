@@ -2,8 +2,8 @@
 
 For each model the same model with 5 % extra work is made, and its true slowdown is verified by a long interleaved
 timing that shares no code with `bench`. Then N comparisons of the model with a copy of itself and N with the slower
-model are run in turn, each in a process of its own, at the default settings. At most 5 of 100 of the former may be called
-different, and at least 90 of 100 of the latter must be called slower.
+model are run in turn, each in a process of its own, at the default settings. At most 5 of 100 of the former may be
+called different, and at least 90 of 100 of the latter must be called slower.
 
     python benchmarks/bench_power.py sample_models/digits_cnn/model.onnx OTHER.onnx [-n 100] [--results FILE.json]
 """

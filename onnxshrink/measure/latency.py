@@ -29,12 +29,11 @@ one tomorrow, can turn them around."""
 SIGNIFICANCE = 0.01
 """How often two equally fast models may be called different, by the p-value alone."""
 
-_TURN_SECONDS = 1e-3
+_TURN_MS = 1.0
 _MAX_LOADS = 24
 _MAX_RUNS_PER_TURN = 20
-_ROUNDS_WANTED, _MAX_ROUNDS = 8, 48
+_MIN_ROUNDS, _MAX_ROUNDS = 4, 48
 _PILOT_RUNS, _PILOT_MAX_RUNS, _PILOT_SHARE = 3, 100, 0.05
-_OVERTIME = 1.5
 
 
 class Loaded(Protocol):
@@ -136,13 +135,15 @@ def time_models(
     records = [_Record() for _ in openers]
     with _no_garbage_collection():
         with _loaded(openers, feeds, 0, records, clock) as models:
-            pilot = _pilot(models, clock, budget_seconds * _PILOT_SHARE)
-        plan = _plan(pilot, records, budget_seconds - (clock() - start))
-        for index in range(plan.loads):
-            if index >= MIN_LOADS and clock() - start > _OVERTIME * budget_seconds:
-                break  # never by what the timings say: stopping when a difference shows makes false alarms
+            runs = _runs_per_turn(_pilot(models, clock, budget_seconds * _PILOT_SHARE))
+        for index in range(_MAX_LOADS):
+            # When to stop is never decided by what the timings say: stopping at a difference makes false alarms.
+            left = budget_seconds - (clock() - start)
+            if index >= MIN_LOADS and left <= 0:
+                break
+            end = clock() + left / (_MAX_LOADS - index)
             with _loaded(openers, feeds, index, records, clock) as models:
-                for record, turns in zip(records, _rounds(models, index, plan, clock), strict=True):
+                for record, turns in zip(records, _rounds(models, index, runs, end, clock), strict=True):
                     record.runs_ms.append(turns)
     return tuple(
         Timings(tuple(record.load_ms), tuple(record.first_run_ms), tuple(record.runs_ms)) for record in records
@@ -211,15 +212,6 @@ class _Record:
     runs_ms: list[tuple[tuple[float, ...], ...]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How often models are loaded, how many rounds they run each time, and how many runs one turn of each has."""
-
-    loads: int
-    rounds: int
-    runs: tuple[int, ...]
-
-
 Run = Callable[[], object]
 
 
@@ -244,40 +236,40 @@ def _loaded(
 
 
 def _pilot(models: Sequence[Run], clock: Callable[[], float], budget_seconds: float) -> list[float]:
-    """The median time of a run of each model, in ms."""
-    times: list[list[float]] = [[] for _ in models]
-    start = clock()
-    while len(times[0]) < _PILOT_RUNS or (len(times[0]) < _PILOT_MAX_RUNS and clock() - start < budget_seconds):
-        for run, found in zip(models, times, strict=True):
-            found.append(_time_ms(run, clock))
-    return [statistics.median(found) for found in times]
+    """The fastest time of a run of each model, in ms."""
+    fastest = [math.inf for _ in models]
+    start, rounds = clock(), 0
+    while rounds < _PILOT_RUNS or (rounds < _PILOT_MAX_RUNS and clock() - start < budget_seconds):
+        for index, run in enumerate(models):
+            fastest[index] = min(fastest[index], _time_ms(run, clock))
+        rounds += 1
+    return fastest
 
 
-def _plan(pilot_ms: Sequence[float], records: Sequence[_Record], budget_seconds: float) -> _Plan:
-    """As many loads as there is time for, with some rounds each; then as many rounds as there is time for."""
-    typical = [max(milliseconds, 1e-4) / 1000 for milliseconds in pilot_ms]
+def _runs_per_turn(run_ms: Sequence[float]) -> tuple[int, ...]:
+    """So many that a turn lasts about a millisecond."""
+    shortest = max(min(run_ms), 1e-4)
     # The fastest of many runs is faster than the fastest of few: models of about one speed get the same number.
-    units = [min(typical) if seconds < 2 * min(typical) else seconds for seconds in typical]
-    runs = tuple(min(math.ceil(_TURN_SECONDS / seconds), _MAX_RUNS_PER_TURN) for seconds in units)
-    per_round = sum(count * seconds for count, seconds in zip(runs, typical, strict=True))
-    per_load = sum((record.load_ms[0] + record.first_run_ms[0]) / 1000 for record in records) + sum(typical)
-    loads = int(budget_seconds / (per_load + _ROUNDS_WANTED * per_round))
-    loads = min(max(loads, MIN_LOADS), _MAX_LOADS)
-    rounds = int((budget_seconds / loads - per_load) / per_round)
-    return _Plan(loads, min(max(rounds - rounds % 2, 2), _MAX_ROUNDS), runs)
+    units = [shortest if milliseconds < 2 * shortest else milliseconds for milliseconds in run_ms]
+    return tuple(min(math.ceil(_TURN_MS / unit), _MAX_RUNS_PER_TURN) for unit in units)
 
 
 def _rounds(
-    models: Sequence[Run], index: int, plan: _Plan, clock: Callable[[], float]
+    models: Sequence[Run], index: int, runs: Sequence[int], end: float, clock: Callable[[], float]
 ) -> list[tuple[tuple[float, ...], ...]]:
-    """Times in ms, (models, rounds, runs), after one more run of each that is not kept."""
+    """Times in ms, (models, rounds, runs), until the clock shows ``end``.
+
+    One more run of each model before them is not kept.
+    """
     for run in models:
         run()
     turns: list[list[tuple[float, ...]]] = [[] for _ in models]
-    for turn in range(plan.rounds):
+    for turn in range(_MAX_ROUNDS):
+        if turn >= _MIN_ROUNDS and turn % 2 == 0 and clock() >= end:
+            break
         for model in turn_order(len(models), index + turn):
             run = models[model]
-            turns[model].append(tuple(_time_ms(run, clock) for _ in range(plan.runs[model])))
+            turns[model].append(tuple(_time_ms(run, clock) for _ in range(runs[model])))
     return [tuple(found) for found in turns]
 
 
