@@ -86,12 +86,11 @@ def true_slowdown(base: Path, other: Path, seconds: float) -> tuple[float, float
     return float(np.exp(np.median(logs))), 1.85 * spread / np.sqrt(len(logs))
 
 
-def make_slower(model: Path, destination: Path) -> float:
+def make_slower(model: Path, destination: Path, amount: int | None) -> float:
     """Write ``model`` with 5 % extra work; returns the slowdown that the verification found."""
-    feed = _feed(model)
-    with open_session(model) as session:
-        run_seconds = min(_runs(session, feed, 0.5))
-    amount = max(16, int((SLOWDOWN - 1) * run_seconds / 2e-9))
+    if amount is None:
+        with open_session(model) as session:
+            amount = max(16, int((SLOWDOWN - 1) * min(_runs(session, _feed(model), 0.5)) / 2e-9))
     for _ in range(12):
         with_extra_work(model, destination, amount)
         ratio, error = true_slowdown(model, destination, 6)
@@ -111,11 +110,11 @@ def _compare(base: Path, other: Path, seconds: float) -> Verdict:
     return Verdict(**json.loads(done.stdout))
 
 
-def _study(model: Path, folder: Path, count: int, seconds: float) -> dict[str, Any]:
+def _study(model: Path, folder: Path, count: int, seconds: float, amount: int | None) -> dict[str, Any]:
     print(model, flush=True)
     same, slower = folder / "same.onnx", folder / "slower.onnx"
     shutil.copyfile(model, same)
-    truth = make_slower(model, slower)
+    truth = make_slower(model, slower, amount)
     found: dict[str, list[Verdict]] = {"same": [], "slower": []}
     for index in range(count):
         for kind, other in (("same", same), ("slower", slower)):
@@ -147,12 +146,13 @@ def main() -> None:
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("-n", "--count", type=int, default=100, help="comparisons of each kind (default: 100)")
     parser.add_argument("--seconds", type=float, default=2.0, help="per model, as bench takes it (default: 2)")
+    parser.add_argument("--amount", type=int, help="numbers of extra work to try first (default: a guess)")
     parser.add_argument("--results", type=Path, help="write every ratio and verdict here, as JSON")
     arguments = parser.parse_args()
     studies = []
     for model in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            studies.append(_study(model.resolve(), Path(folder), arguments.count, arguments.seconds))
+            studies.append(_study(model.resolve(), Path(folder), arguments.count, arguments.seconds, arguments.amount))
     if arguments.results:
         arguments.results.write_text(json.dumps(studies, indent=1), encoding="utf-8")
 

@@ -9,6 +9,7 @@ sessions. :mod:`onnxshrink.numerics.paired_loads` says how sure a difference is.
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import statistics
 import time
@@ -26,11 +27,16 @@ NEGLIGIBLE = 0.01
 """Differences up to this share are never called significant: they matter to nobody, and another machine, or the same
 one tomorrow, can turn them around."""
 
-SIGNIFICANCE = 0.01
+SIGNIFICANCE = 0.02
 """How often two equally fast models may be called different, by the p-value alone."""
 
+WIDEST = 0.025
+"""Timing goes on, within bounds, while the interval of a ratio reaches farther than this share to either side. That
+asks how sure the ratio is, never how large: who stops when a difference shows finds differences that are not there."""
+
 _TURN_MS = 1.0
-_MAX_LOADS = 24
+_LOADS = 24
+_EXTENSION = 0.5
 _MAX_RUNS_PER_TURN = 20
 _MIN_ROUNDS, _MAX_ROUNDS = 4, 48
 _PILOT_RUNS, _PILOT_MAX_RUNS, _PILOT_SHARE = 3, 100, 0.05
@@ -123,8 +129,8 @@ def time_models(
     Args:
         openers: each loads one model.
         feeds: one batch of inputs by name for each model.
-        budget_seconds: time to spend on all models together, loading included; exceeded only where the fewest loads
-            and rounds need more.
+        budget_seconds: time to spend on all models together, loading included. Half as much again may be spent while a
+            ratio is less sure than ``WIDEST``, and more where the fewest loads and rounds need it.
         clock: seconds, monotonic.
 
     Raises:
@@ -136,12 +142,12 @@ def time_models(
     with _no_garbage_collection():
         with _loaded(openers, feeds, 0, records, clock) as models:
             runs = _runs_per_turn(_pilot(models, clock, budget_seconds * _PILOT_SHARE))
-        for index in range(_MAX_LOADS):
-            # When to stop is never decided by what the timings say: stopping at a difference makes false alarms.
+        for index in itertools.count():
             left = budget_seconds - (clock() - start)
-            if index >= MIN_LOADS and left <= 0:
+            enough = index >= MIN_LOADS and (index >= _LOADS or left <= 0)
+            if enough and (left <= -_EXTENSION * budget_seconds or _sure(records)):
                 break
-            end = clock() + left / (_MAX_LOADS - index)
+            end = clock() + (left / (_LOADS - index) if index < _LOADS and left > 0 else budget_seconds / _LOADS)
             with _loaded(openers, feeds, index, records, clock) as models:
                 for record, turns in zip(records, _rounds(models, index, runs, end, clock), strict=True):
                     record.runs_ms.append(turns)
@@ -271,6 +277,13 @@ def _rounds(
             run = models[model]
             turns[model].append(tuple(_time_ms(run, clock) for _ in range(runs[model])))
     return [tuple(found) for found in turns]
+
+
+def _sure(records: Sequence[_Record]) -> bool:
+    """Whether the ratios of all models to the first one are known well enough."""
+    fastest = [np.array([min(map(min, load)) for load in record.runs_ms]) for record in records]
+    intervals = [ratio_over_loads(np.log(other) - np.log(fastest[0])) for other in fastest[1:]]
+    return all(math.log(interval.high / interval.low) <= 2 * WIDEST for interval in intervals)
 
 
 def _time_ms(run: Run, clock: Callable[[], float]) -> float:
