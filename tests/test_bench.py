@@ -110,7 +110,7 @@ def test_a_free_dimension_takes_the_size_that_another_model_fixes(tmp_path: Path
 
 def test_a_batch_that_a_model_cannot_take_is_refused(tmp_path: Path) -> None:
     fixed = _save(tmp_path, "a.onnx", "float[2, 4] x")
-    with pytest.raises(DataError, match="a.onnx: .* make a batch of 2, not the 8 of --batch-size"):
+    with pytest.raises(DataError, match=r"a.onnx: .* make a batch of 2, not the 8 of --batch-size"):
         bench_models([fixed], batch_sizes=(8,), seconds=0.02)
 
 
@@ -121,7 +121,7 @@ def test_too_few_samples_for_the_batch_are_refused() -> None:
 
 def test_data_that_does_not_fit_names_the_model(tmp_path: Path) -> None:
     other = _save(tmp_path, "b.onnx", "float[N, 4] z", "y = Relu(z)")
-    with pytest.raises(DataError, match="b.onnx: .*no array for the input 'z'"):
+    with pytest.raises(DataError, match=r"b.onnx: .*no array for the input 'z'"):
         bench_models([CNN / "model.onnx", other], data=CNN / "eval.npz", seconds=0.02)
 
 
