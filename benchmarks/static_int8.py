@@ -33,6 +33,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,13 @@ from peers.contenders import CONTENDERS, ENVIRONMENTS, FLOAT, Contender, Job
 from peers.feeds import Feed, read_feeds, write_feeds
 
 from onnxshrink.calibration.dataset import Dataset
-from onnxshrink.measure.latency import combined, compare_latency
+from onnxshrink.measure.latency import compare_latency
 from onnxshrink.measure.session import SessionSettings, TensorSpec, open_session
 from onnxshrink.numerics.agreement import AgreementMeter
 
 MODELS = ("cifar_resnet20", "mobilenetv1_025", "minilm", "ultraface_slim320", "ppocr_cls", "dtln_1", "mnist_cnn")
 EVAL_SAMPLES = 100
-LATENCY_PAIRS = 3
+LATENCY_SECONDS = 3.0
 QUALITY, LATENCY = "quality", "latency"
 MIB = 2**20
 
@@ -311,11 +312,8 @@ def _options(optimized: bool, entries: Mapping[str, str]) -> ort.SessionOptions:
 
 
 def _latency(job: Job) -> dict[str, Any]:
-    feed, settings, parts = read_feeds(job.eval_feeds)[0], SessionSettings(), []
-    for _ in range(LATENCY_PAIRS):
-        with open_session(job.cleaned, settings) as original, open_session(job.output, settings) as result:
-            parts.append(compare_latency(original, result, feed, budget_seconds=1.0))
-    whole = combined(parts)
+    original, result = (partial(open_session, path, SessionSettings()) for path in (job.cleaned, job.output))
+    whole, _ = compare_latency(original, result, read_feeds(job.eval_feeds)[0], budget_seconds=LATENCY_SECONDS)
     return {
         "latency": whole.ratio,
         "latency_low": whole.ratio_low,

@@ -4,7 +4,7 @@ For each operator, weight size and number of activation rows: latency of the fol
 after loading) and of the fused form (DequantizeLinear, merged into MatMulNBits where the runtime can) as ratios to the
 float model, and the relative L2 error of the outputs. One thread. `passes/fused_form.py` takes its rule from here.
 
-    python benchmarks/weight_forms.py [--rounds N]
+    python benchmarks/weight_forms.py [--seconds N]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx.parser
@@ -19,7 +20,7 @@ import onnx_ir as ir
 
 from onnxshrink.graph.edits import Names
 from onnxshrink.measure.latency import compare_latency
-from onnxshrink.measure.session import Session, SessionSettings, open_session, optimized_model
+from onnxshrink.measure.session import SessionSettings, open_session, optimized_model
 from onnxshrink.numerics.affine import quantize_weight
 from onnxshrink.storage.affine_int8 import folded_decoder, fused_decoder
 from onnxshrink.storage.decoders import DecoderBuilder
@@ -88,37 +89,37 @@ def _encoded(case: Case, form: str) -> ir.Model:
     return model
 
 
-def _measure(reference: Session, changed: Session, x: np.ndarray, rounds: int) -> tuple[str, float]:
-    before, after = reference.run({"x": x})["y"], changed.run({"x": x})["y"]
+def _measure(reference: ir.Model, changed: ir.Model, x: np.ndarray, seconds: float) -> tuple[str, float]:
+    with open_session(reference, _SETTINGS) as first, open_session(changed, _SETTINGS) as second:
+        before, after = first.run({"x": x})["y"], second.run({"x": x})["y"]
     error = float(np.linalg.norm(after - before) / np.linalg.norm(before))
-    timing = compare_latency(reference, changed, {"x": x}, budget_seconds=0.0, min_rounds=rounds)
+    original, result = (partial(open_session, model, _SETTINGS) for model in (reference, changed))
+    timing, _ = compare_latency(original, result, {"x": x}, budget_seconds=seconds)
     return f"{timing.ratio:5.2f} [{timing.ratio_low:.2f}, {timing.ratio_high:.2f}]", error
 
 
-def _run(case: Case, rounds: int) -> None:
+def _run(case: Case, seconds: float) -> None:
     forms = ("folded", "fused")
     models = {form: _encoded(case, form) for form in forms}
     executed = {
         form: "+".join(sorted({n.op_type for n in optimized_model(m).graph.node})) for form, m in models.items()
     }
     print(f"{case.title}: folded runs as {executed['folded']}, fused as {executed['fused']}")
-    with open_session(case.model(), _SETTINGS) as reference:
-        for x in case.inputs:
-            cells = []
-            for form in forms:
-                with open_session(models[form], _SETTINGS) as changed:
-                    ratio, error = _measure(reference, changed, x, rounds)
-                cells.append(f"{form} {ratio} error {error:.4f}")
-            print(f"    x {'x'.join(map(str, x.shape)):14} {'   '.join(cells)}", flush=True)
+    for x in case.inputs:
+        cells = []
+        for form in forms:
+            ratio, error = _measure(case.model(), models[form], x, seconds)
+            cells.append(f"{form} {ratio} error {error:.4f}")
+        print(f"    x {'x'.join(map(str, x.shape)):14} {'   '.join(cells)}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=24, help="timed rounds per comparison (default: 24)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--seconds", type=float, default=2.0, help="time per comparison (default: 2)")
+    seconds = parser.parse_args().seconds
     print("latency as a ratio to float with its 95 % interval (above 1 is slower), and relative output error")
     for case in _cases():
-        _run(case, rounds)
+        _run(case, seconds)
 
 
 if __name__ == "__main__":

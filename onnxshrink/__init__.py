@@ -6,21 +6,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxshrink.bench import bench_models
     from onnxshrink.calibration.dataset import Dataset
     from onnxshrink.errors import OnnxShrinkError
     from onnxshrink.evaluation import evaluate
     from onnxshrink.inspection import inspect_model
     from onnxshrink.recipe import Recipe
+    from onnxshrink.report.bench import Bench
     from onnxshrink.report.report import Report
     from onnxshrink.shrink import compress
 
-__all__ = ["Dataset", "OnnxShrinkError", "Recipe", "Report", "compress", "evaluate", "inspect_model"]
+__all__ = [
+    "Bench",
+    "Dataset",
+    "OnnxShrinkError",
+    "Recipe",
+    "Report",
+    "bench_models",
+    "compress",
+    "evaluate",
+    "inspect_model",
+]
 
 _HOMES = {
+    "Bench": "onnxshrink.report.bench",
     "Dataset": "onnxshrink.calibration.dataset",
     "OnnxShrinkError": "onnxshrink.errors",
     "Recipe": "onnxshrink.recipe",
     "Report": "onnxshrink.report.report",
+    "bench_models": "onnxshrink.bench",
     "compress": "onnxshrink.shrink",
     "evaluate": "onnxshrink.evaluation",
     "inspect_model": "onnxshrink.inspection",

@@ -220,7 +220,7 @@ class _Bench:
         with open_session(self._original, trials.settings) as first, open_session(path, trials.settings) as second:
             outputs = measure_agreement(first, second, trials.data, trials.metrics, seed=trials.seed)
             feed = next(trials.data.batches(first.inputs, trials.batch_size)).feed
-        latency, _ = measure_latency((self._original, path), feed, trials.settings, trials.latency_seconds, trials.seed)
+        latency, _ = measure_latency((self._original, path), feed, trials.settings, trials.latency_seconds)
         return Alternative(
             text,
             size_bytes=path.stat().st_size,

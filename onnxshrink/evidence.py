@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,7 +13,7 @@ from onnxshrink.calibration.dataset import Dataset, Feed
 from onnxshrink.graph.walk import operator_counts
 from onnxshrink.judging import Judges, Labelled
 from onnxshrink.measure.compute import measure_compute
-from onnxshrink.measure.latency import combined, compare_latency
+from onnxshrink.measure.latency import compare_latency
 from onnxshrink.measure.own_process import run_in_own_process
 from onnxshrink.measure.session import Session, SessionSettings, open_session
 from onnxshrink.measure.size import measure_size
@@ -23,7 +23,6 @@ from onnxshrink.metrics.choice import NoMetricError
 from onnxshrink.numerics.agreement import AgreementMeter
 from onnxshrink.report.report import ModelFacts
 
-_SESSION_PAIRS = 4
 _AGREEMENT_BATCH = 16
 
 
@@ -84,10 +83,10 @@ def compare_models(
         outputs = measure_agreement(first, second, data, metrics, seed=seed)
         feed = next(data.batches(first.inputs, batch_size)).feed
     progress("timing")
-    latency, loads = measure_latency((original, result), feed, settings, latency_seconds, seed)
+    latency, loads = measure_latency((original, result), feed, settings, latency_seconds)
     progress("measuring memory")
     peaks = [run_in_own_process(path, [feed], settings).peak_memory_bytes for path in (original, result)]
-    runtimes = [Runtime(tuple(times), peak) for times, peak in zip(loads, peaks, strict=True)]
+    runtimes = [Runtime(times, peak) for times, peak in zip(loads, peaks, strict=True)]
     return Comparison(outputs, latency, feed, *runtimes)
 
 
@@ -114,20 +113,12 @@ def measure_agreement(
 
 
 def measure_latency(
-    paths: tuple[Path, Path], feed: Feed, settings: SessionSettings, seconds: float, seed: int
-) -> tuple[LatencyComparison, tuple[list[float], list[float]]]:
-    """Load both models several times, in turns, and time each pair of sessions. Also the load times, in ms."""
-    parts: list[LatencyComparison] = []
-    loads: tuple[list[float], list[float]] = ([], [])
-    for pair in range(_SESSION_PAIRS):
-        with ExitStack() as stack:
-            sessions: dict[int, Session] = {}
-            for index in (0, 1) if pair % 2 == 0 else (1, 0):
-                sessions[index] = stack.enter_context(open_session(paths[index], settings))
-                loads[index].append(1000 * sessions[index].load_seconds)
-            budget = seconds / _SESSION_PAIRS
-            parts.append(compare_latency(sessions[0], sessions[1], feed, budget_seconds=budget, seed=seed))
-    return combined(parts, seed=seed), loads
+    paths: tuple[Path, Path], feed: Feed, settings: SessionSettings, seconds: float
+) -> tuple[LatencyComparison, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Load both models many times, in turns, and time them. Also the load times, in ms."""
+    original, result = (partial(open_session, path, settings) for path in paths)
+    comparison, timings = compare_latency(original, result, feed, budget_seconds=seconds)
+    return comparison, (timings[0].load_ms, timings[1].load_ms)
 
 
 def model_facts(

@@ -143,18 +143,18 @@ class Agreement:
 
 @dataclass(frozen=True)
 class LatencyComparison:
-    """Paired timings of two models.
+    """Timings of two models, interleaved.
 
     Attributes:
-        original_ms: time of one run of the original, one value per round; ``result_ms`` likewise, same rounds.
-        repeats: runs inside one timing.
+        original_ms: time of one run of the original, the median of one turn; one value per round. ``result_ms``
+            likewise, same rounds.
+        repeats: runs of the original in one turn.
         original_median_ms: median of ``original_ms``; ``result_median_ms`` likewise.
-        ratio: latency of the result over that of the original, above 1 is slower. Estimated from paired rounds
-            (see :mod:`onnxshrink.numerics.bootstrap`): on a busy machine it is nearer the truth than the ratio of the
-            medians.
+        ratio: latency of the result over that of the original, above 1 is slower. Estimated from the fastest runs of
+            each time the models were loaded (see :mod:`onnxshrink.numerics.paired_loads`): on a busy machine it is
+            nearer the truth than the ratio of the medians.
         ratio_low: lower end of the 95 % confidence interval of ``ratio``; ``ratio_high`` the upper end.
-        significant: whether the interval excludes 1, ``ratio`` is more than ``NEGLIGIBLE`` away from 1, and, when
-            several pairs of sessions were timed, every pair says the same.
+        significant: whether the p-value is below ``SIGNIFICANCE``, and ``ratio`` more than ``NEGLIGIBLE`` away from 1.
     """
 
     original_ms: tuple[float, ...]
@@ -170,9 +170,7 @@ class LatencyComparison:
     @property
     def verdict(self) -> str:
         """``no significant difference``, ``1.12x slower`` or ``1.30x faster``."""
-        if not self.significant:
-            return "no significant difference"
-        return f"{self.ratio:.2f}x slower" if self.ratio > 1 else f"{1 / self.ratio:.2f}x faster"
+        return latency_verdict(self.ratio, self.significant)
 
 
 @dataclass(frozen=True)
@@ -280,3 +278,10 @@ class Accuracy:
 
 def _key(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
+
+
+def latency_verdict(ratio: float, significant: bool) -> str:
+    """A latency ratio in words."""
+    if not significant:
+        return "no significant difference"
+    return f"{ratio:.2f}x slower" if ratio > 1 else f"{1 / ratio:.2f}x faster"

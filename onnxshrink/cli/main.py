@@ -20,6 +20,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "compare": ("onnxshrink.cli.compare:compare", "Compare saved reports, or models run side by side."),
     "verify": ("onnxshrink.cli.verify:verify", "Rebuild a result from what it says about itself, and compare."),
     "inspect": ("onnxshrink.cli.inspect:inspect", "Show what is in a model and what would help."),
+    "bench": ("onnxshrink.cli.bench:bench", "Time models beside each other."),
     "sensitivity": ("onnxshrink.cli.sensitivity:sensitivity", "Show which nodes lose most in int8."),
     "evaluate": (
         "onnxshrink.cli.evaluate:evaluate",

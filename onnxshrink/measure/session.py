@@ -157,18 +157,47 @@ def optimized_model(model: ir.Model) -> onnx.ModelProto:
         return onnx.load(path, load_external_data=False)  # a large model's weights are in files already deleted
 
 
+@dataclass(frozen=True)
+class KernelCall:
+    """One execution of a kernel, as the profiler saw it.
+
+    Attributes:
+        node: name of the node of the optimised graph.
+        op_type: its operator.
+        start_us: when it started, in µs; ``duration_us`` how long it took, bodies of control flow included.
+    """
+
+    node: str
+    op_type: str
+    start_us: float
+    duration_us: float
+
+
 def profile_kernels(model: ir.Model, feed: Mapping[str, np.ndarray], runs: int) -> dict[str, float]:
     """Median time of every kernel of the optimised graph over some runs, in µs, by the node's name there.
 
     Raises:
-        ModelError: ONNX Runtime does not load the model.
-        DataError: it does not run on ``feed``.
+        ModelError: ONNX Runtime does not load or run the model.
+    """
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    for call in kernel_calls(model, feed, runs):
+        times[call.node].append(call.duration_us)
+    return {name: float(np.median(durations)) for name, durations in times.items()}
+
+
+def kernel_calls(
+    source: Path | ir.Model, feed: Mapping[str, np.ndarray], runs: int, settings: SessionSettings | None = None
+) -> list[KernelCall]:
+    """Every kernel that ran while the model ran ``runs`` times.
+
+    Raises:
+        ModelError: ONNX Runtime does not load or run the model.
     """
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
-        options = _session_options(SessionSettings())
+        options = _session_options(settings or SessionSettings())
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        loadable, weights_folder = _loadable(model)
+        loadable, weights_folder = (str(source), None) if isinstance(source, Path) else _loadable(source)
         try:
             session = ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
             for _ in range(runs):
@@ -179,11 +208,16 @@ def profile_kernels(model: ir.Model, feed: Mapping[str, np.ndarray], runs: int) 
             if weights_folder is not None:
                 weights_folder.cleanup()
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    times: defaultdict[str, list[float]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_TIME):
-            times[event["name"].removesuffix(_KERNEL_TIME)].append(float(event["dur"]))
-    return {name: float(np.median(durations)) for name, durations in times.items()}
+    return [
+        KernelCall(
+            event["name"].removesuffix(_KERNEL_TIME),
+            str(event["args"].get("op_name", "")),
+            float(event["ts"]),
+            float(event["dur"]),
+        )
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL_TIME)
+    ]
 
 
 def _session_options(settings: SessionSettings) -> Any:

@@ -25,6 +25,7 @@ from onnxshrink.report.report import SCHEMA_VERSION, Report
 DOCUMENTS: Mapping[str, str] = {
     "compression": "onnxshrink.report.report:Report",
     "comparison": "onnxshrink.report.comparison:Comparison",
+    "bench": "onnxshrink.report.bench:Bench",
     "evaluation": "onnxshrink.report.evaluation:Evaluation",
 }
 """Every kind of document that is saved, and the frozen dataclass of plain values that holds it."""

@@ -1,4 +1,4 @@
-"""Text inside Markdown that stays what it is."""
+"""Text from anywhere, made safe for Markdown tables."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ _LONGEST_TEXT = 300
 
 def plain(text: str) -> str:
     """Text that stays text: on one line, without table bars or markup of its own, not too long."""
-    text = " ".join(text.split())
-    if len(text) > _LONGEST_TEXT:
-        text = text[: _LONGEST_TEXT - 1] + "…"
+    text = _short(text)
     for character in "\\`*_[]<>|":
         text = text.replace(character, f"\\{character}")
     return text
@@ -17,7 +15,9 @@ def plain(text: str) -> str:
 
 def code(text: str) -> str:
     """Text as code, safe inside a table."""
+    return "`" + _short(text).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _short(text: str) -> str:
     text = " ".join(text.split())
-    if len(text) > _LONGEST_TEXT:
-        text = text[: _LONGEST_TEXT - 1] + "…"
-    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 1] + "…"
