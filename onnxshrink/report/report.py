@@ -15,6 +15,7 @@ from onnxshrink.measure.machine import Machine
 from onnxshrink.measure.size import ModelSize
 from onnxshrink.numerics.agreement import Agreement
 from onnxshrink.passes.base import Change, Skip
+from onnxshrink.report.layers import LayerFacts
 
 SCHEMA_VERSION = 1
 """Version of the report's JSON form; raised when a field changes its meaning or disappears."""
@@ -151,6 +152,7 @@ class Report:
         integer_kernels: how many kernels compute from integers, per operator; None when not measured.
         integer_mac_share: share of the multiply-accumulates in them; None when unknown.
         missed_kernels: layers with quantized inputs and weights that ONNX Runtime computes in float all the same.
+        layers: what became of each layer; empty when not measured.
     """
 
     versions: Mapping[str, str]
@@ -172,6 +174,7 @@ class Report:
     integer_kernels: Mapping[str, int] | None = None
     integer_mac_share: float | None = None
     missed_kernels: tuple[str, ...] = ()
+    layers: tuple[LayerFacts, ...] = ()
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
 
     @property
