@@ -6,6 +6,7 @@ the numbers that the model asks for, not of the kernels that one machine has for
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -46,6 +47,9 @@ _LAYERS_AT_ONCE = 48
 _DECODED_ELEMENTS = 2**25
 """Weights with more elements are not decoded: their histogram would cost more than it says."""
 
+_LARGE, _RECOVERED = 0.3, 5.0
+"""An error above the first that is this many times larger than that of a layer behind it is none."""
+
 _RESCALED_FROM, _RESCALED_GAIN = 0.1, 3.0
 """A large error that factors per channel make so many times smaller is one of scale: a pass moved it on purpose."""
 
@@ -76,7 +80,7 @@ def measure_layers(
     chosen = [index for index in sorted(kept) if _in_main_graph(pairs[index], before, after)]
     plain = replace(settings, optimized=False)
     errors = _output_errors(before, after, [pairs[i] for i in chosen], feeds[: min(_SAMPLES, affordable)], plain)
-    for index, error in zip(chosen, errors, strict=True):
+    for index, error in zip(chosen, _plausible(errors), strict=True):
         facts[index] = replace(facts[index], output_error=error.relative, rescaled=error.rescaled)
     for index in order[:MOST_HISTOGRAMS]:
         facts[index] = replace(facts[index], histogram=_histogram(before, after, pairs[index]))
@@ -125,13 +129,13 @@ def _stored_facts(
     assert one is not None
     return LayerFacts(
         name=label(one.node),
-        op_type=pair.original and pair.original.node.op_type,
-        result_op_type=pair.result and pair.result.node.op_type,
+        op_type=None if pair.original is None else pair.original.node.op_type,
+        result_op_type=None if pair.result is None else pair.result.node.op_type,
         original_bytes=original_bytes,
         result_bytes=result_bytes,
         parameters=one.elements,
-        original_dtype=pair.original and pair.original.dtype,
-        result_dtype=pair.result and pair.result.dtype,
+        original_dtype=None if pair.original is None else pair.original.dtype,
+        result_dtype=None if pair.result is None else pair.result.dtype,
         macs=macs.get(label(one.node)) if pair.original is not None else None,
     )
 
@@ -185,6 +189,22 @@ def _errors_of_group(
                     for other in others:
                         _compare(pair, value, other, expected, actual, found)
     return [_best(list(found.values())) for found in meters]
+
+
+def _plausible(errors: Sequence[_OutputError]) -> list[_OutputError]:
+    """Without large errors in front of layers that have next to none: what is lost does not come back.
+
+    The two values of such a layer are not meant to be equal, for instance because a pass moved a factor over it.
+    """
+    kept: list[_OutputError] = []
+    least = math.inf
+    for error in reversed(errors):
+        if error.relative is not None and error.relative > max(_LARGE, _RECOVERED * least):
+            kept.append(_OutputError())
+            continue
+        kept.append(error)
+        least = min(least, math.inf if error.relative is None else error.relative)
+    return kept[::-1]
 
 
 def _run(session: Session, feed: Feed) -> dict[str, np.ndarray]:

@@ -8,13 +8,12 @@ from difflib import SequenceMatcher
 
 import onnx_ir as ir
 
-from onnxshrink.graph.constants import constant_tensor
 from onnxshrink.graph.walk import is_op
-from onnxshrink.graph.weighted_nodes import WeightedNode
+from onnxshrink.graph.weighted_nodes import WeightedNode, stored_tensor
 
 _ORIGINAL_STEPS = 3
 _RESULT_STEPS = 4
-"""How far behind a layer its value may be found: BatchNormalization, a scale, a bias; of integer MatMuls also a Cast."""
+"""How far behind a layer its value may be: BatchNormalization, a scale, a bias; of integer MatMuls also a Cast."""
 
 _SUFFIXES = ("/q", "/d", "_quantized")
 """What passes append to the name of a weight that they store in another form."""
@@ -45,7 +44,7 @@ def pair_layers(original: Sequence[WeightedNode], result: Sequence[WeightedNode]
 
 
 def comparable_values(pair: LayerPair) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Values of each model that may hold the layer's output: the node's own, and those behind constant factors and sums.
+    """Values of each model that may hold the layer's output: the node's, and those behind constant factors and sums.
 
     What is folded into a layer moves its value to the place of the folded nodes.
     """
@@ -68,7 +67,7 @@ def _values_behind(node: ir.Node, steps: int) -> Iterator[ir.Value]:
             return
         reader = readers[0]
         others = [other for other in reader.inputs if other is not None and other is not value]
-        constant = all(constant_tensor(other) is not None for other in others)
+        constant = all(stored_tensor(other) is not None for other in others)
         if not is_op(reader, "BatchNormalization", "Mul", "Div", "Add", "Sub", "Cast", "Identity"):
             return
         if not constant and not (integers and is_op(reader, "Mul")):

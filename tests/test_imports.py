@@ -21,6 +21,7 @@ LAYERS = (
     ("recipe", "presets", "provenance"),
     ("report", "inspection", "advice", "source"),
     ("passes.checks", "passes.runner", "evidence", "calibrated", "integer_regions", "trial"),
+    ("layer_pairs", "layer_facts"),
     ("sensitivity",),
     ("report.sensitivity_terminal", "alternatives"),
     ("shrink",),

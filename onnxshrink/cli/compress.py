@@ -44,7 +44,7 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the report as .json or .md; repeatable.",
+    help="Write the report as .json, .md or .html; repeatable.",
 )
 @click.option("--no-measure", is_flag=True, help="Check the result, but measure no latency, memory or agreement.")
 @click.option(

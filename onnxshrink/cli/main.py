@@ -19,6 +19,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "compress": ("onnxshrink.cli.compress:compress", "Make a model smaller, check it, and report what that cost."),
     "inspect": ("onnxshrink.cli.inspect:inspect", "Show what is in a model and what would help."),
     "sensitivity": ("onnxshrink.cli.sensitivity:sensitivity", "Show which nodes lose most in int8."),
+    "report": ("onnxshrink.cli.report:report", "Make a page or a Markdown text from saved reports."),
     "passes": ("onnxshrink.cli.passes:passes", "List the passes, or explain one."),
 }
 

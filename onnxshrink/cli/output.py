@@ -15,7 +15,7 @@ from onnxshrink.atomic_files import check_destination, write_text_atomically
 if TYPE_CHECKING:
     from onnxshrink.report.report import Report
 
-_FORMATS = (".json", ".md")
+_FORMATS = (".json", ".md", ".html")
 
 
 def check_report_paths(paths: Sequence[Path], *, force: bool) -> None:
@@ -24,6 +24,10 @@ def check_report_paths(paths: Sequence[Path], *, force: bool) -> None:
         if path.suffix not in _FORMATS:
             raise click.UsageError(f"--report {path}: the name must end in {' or '.join(_FORMATS)}")
         check_destination(path, force=force)
+    if any(path.suffix == ".html" for path in paths):
+        from onnxshrink.report.html.page import check_installed
+
+        check_installed()
 
 
 def write_reports(report: Report, paths: Sequence[Path]) -> None:
@@ -33,6 +37,10 @@ def write_reports(report: Report, paths: Sequence[Path]) -> None:
             from onnxshrink.report.json_format import to_json
 
             write_text_atomically(path, to_json(report) + "\n")
+        elif path.suffix == ".html":
+            from onnxshrink.report.html.page import to_html
+
+            write_text_atomically(path, to_html(report))
         else:
             from onnxshrink.report.markdown import to_markdown
 

@@ -67,6 +67,11 @@ class WeightedNode:
         return _tensor(largest).dtype.name
 
 
+def stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """The tensor of a constant, or of an initializer that callers may override; None for other values."""
+    return value.const_value if value.is_initializer() else constant_tensor(value)
+
+
 def constant_bytes(value: ir.Value) -> int:
     """Bytes of the elements of a stored constant."""
     return int(_tensor(value).nbytes)
@@ -83,7 +88,7 @@ def weighted_nodes(model: ir.Model) -> list[WeightedNode]:
             for index, value in enumerate(node.inputs)
             if index in positions and value is not None and cones.constants(value) and _may_be_weight(node, value)
         )
-        if weights:
+        if weights and not any(cones.constants(output) for output in node.outputs):  # that would decode a weight
             read = (value for value in node.inputs if value is not None)
             constants = tuple(dict.fromkeys(leaf for value in read for leaf in cones.constants(value)))
             found.append(WeightedNode(node, kind, weights, constants, _elements(node, weights)))
@@ -125,8 +130,9 @@ def decoding_model(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
 def integer_scale(node: ir.Node, index: int) -> np.ndarray | None:
     """What the integers of a weight are multiplied by where the operator takes them as they are, ready to broadcast.
 
-    MatMulInteger: the constant factor of the Mul behind it, (channels,). DynamicQuantizeLSTM: (directions, 1, 4 · hidden)
-    for its weights of (directions, input, 4 · hidden). None for other operators, whose weights decode to floats.
+    MatMulInteger: the constant factor of the Mul behind it, (channels,). DynamicQuantizeLSTM: (directions, 1,
+    4 · hidden) for its weights of (directions, input, 4 · hidden). None for other operators: their weights decode to
+    floats.
     """
     if node.op_type == "DynamicQuantizeLSTM":
         scale = constant_array(node.inputs[8 if index == 1 else 10])
@@ -160,7 +166,7 @@ class _Cones:
         return self._known[value]
 
     def _find(self, value: ir.Value) -> tuple[ir.Value, ...]:
-        if constant_tensor(value) is not None:
+        if stored_tensor(value) is not None:
             return (value,)
         node = value.producer()
         if node is None or not node.inputs or is_random(node) or any(True for _ in subgraphs_of(node)):
@@ -177,8 +183,8 @@ class _Cones:
 
 
 def _may_be_weight(node: ir.Node, value: ir.Value) -> bool:
-    """Whether a constant operand holds numbers that were learnt: floats, or small integers where they are multiplied."""
-    tensor = constant_tensor(value)
+    """Whether a constant operand holds learnt numbers: floats, or small integers where they are multiplied."""
+    tensor = stored_tensor(value)
     dtype = tensor.dtype if tensor is not None else value.dtype
     if dtype is None:
         return True
@@ -193,7 +199,7 @@ def _elements(node: ir.Node, weights: Sequence[ir.Value]) -> int:
 
 
 def _shape(value: ir.Value) -> tuple[int, ...] | None:
-    tensor = constant_tensor(value)
+    tensor = stored_tensor(value)
     return static_shape(value) if tensor is None else tuple(int(size) for size in tensor.shape.numpy())
 
 
@@ -203,7 +209,7 @@ def _collect(value: ir.Value, nodes: dict[ir.Node, None], leaves: dict[ir.Value,
     while pending:
         current, ready = pending.pop()
         node = current.producer()
-        if constant_tensor(current) is not None:
+        if stored_tensor(current) is not None:
             leaves[current] = None
         elif node is not None and ready:
             nodes[node] = None
@@ -220,6 +226,6 @@ def _initializer(value: ir.Value) -> ir.Value:
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
-    tensor = constant_tensor(value)
+    tensor = stored_tensor(value)
     assert tensor is not None
     return tensor

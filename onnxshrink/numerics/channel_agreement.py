@@ -6,8 +6,8 @@ With f_c the original's and g_c the result's values of channel c:
     up to a factor per channel     √(Σ_c (‖g_c‖² − ⟨f_c, g_c⟩² / ‖f_c‖²) / Σ_c ‖g_c‖²)
 
 The second is the smallest relative error against γ_c · f_c over all γ: what is left where a pass moved the range of
-channels from one layer to the next (cross-layer equalization, https://arxiv.org/abs/1906.04721), which changes no output
-of the model.
+channels from one layer to the next (cross-layer equalization, https://arxiv.org/abs/1906.04721), which changes no
+output of the model.
 """
 
 from __future__ import annotations

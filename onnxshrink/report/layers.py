@@ -39,8 +39,8 @@ class LayerFacts:
         parameters: its weights.
         original_dtype: the type that most of its bytes are stored in; ``result_dtype`` likewise.
         macs: multiply-accumulates of one run of the original; None when unknown.
-        output_error: relative L2 error of its output on a few samples, everything in front of it included; None when not
-            measured, or when no value of the result is comparable.
+        output_error: relative L2 error of its output on a few samples, everything in front of it included; None when
+            not measured, or when no value of the result is comparable.
         rescaled: whether ``output_error`` is up to one factor per channel, because a pass moved the range of channels
             from layer to layer.
         histogram: None for all but the largest layers.

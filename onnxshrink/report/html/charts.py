@@ -79,8 +79,7 @@ def layer_errors(numbers: Sequence[int], errors: Sequence[float], name: str) -> 
         shown = [max(error, least) for error in errors]
         axes.vlines(numbers, least / 2, shown, color=COLOURS["result"], alpha=0.35, linewidth=1.5)
         axes.plot(numbers, shown, "o", color=COLOURS["result"], markersize=3.5)
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=least / 2)
+        _logarithmic(axes, least / 2, 1.3 * max(shown))
         axes.set_xlabel("layer, from input to output")
         axes.set_ylabel("relative error of its output")
         axes.margins(x=0.02)
@@ -115,7 +114,11 @@ def scatter(dots: Sequence[Dot], name: str, x_label: str, y_label: str) -> str:
         axes = drawn.add_subplot()
         front = pareto_front(dots)
         axes.plot(
-            [dot.x for dot in front], [max(dot.y, floor) for dot in front], color=COLOURS["line"], linewidth=1.2, zorder=1
+            [dot.x for dot in front],
+            [max(dot.y, floor) for dot in front],
+            color=COLOURS["line"],
+            linewidth=1.2,
+            zorder=1,
         )
         for dot in dots:
             colour, y = COLOURS["result" if dot.kept else "original"], max(dot.y, floor)
@@ -124,11 +127,12 @@ def scatter(dots: Sequence[Dot], name: str, x_label: str, y_label: str) -> str:
             axes.plot(dot.x, y, "o", color=colour, markersize=7 if dot.kept else 5.5)
             weight = "bold" if dot.kept else "normal"
             axes.annotate(dot.label, (dot.x, y), (5, 5), textcoords="offset points", fontweight=weight)
+        axes.set_ylim(bottom=0)
         if positive and max(positive) > 3 * min(positive):
-            axes.set_yscale("log")
+            _logarithmic(axes, floor if len(positive) < len(dots) else min(positive) / 1.6, 1.6 * max(positive))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.margins(0.12)
+        axes.margins(x=0.12)
         return inline_svg(drawn, name, f"Scatter plot: {x_label} against {y_label}")
 
 
@@ -143,6 +147,18 @@ def pareto_front(dots: Sequence[Dot]) -> list[Dot]:
 
 def _legend(axes: Axes) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+
+
+def _logarithmic(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic axis from ``low`` to ``high``, its ticks written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    decades = math.log10(high / low)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
 def _whole_ticks(axes: Axes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxshrink.report.html import charts
@@ -241,8 +241,8 @@ def _outputs(report: Report) -> list[tuple[str, ...]]:
     ]
 
 
-def _optional(value: float | None, text: object) -> str:
-    return "–" if value is None else text(value)  # type: ignore[operator,no-any-return]
+def _optional(value: float | None, text: Callable[[float], str]) -> str:
+    return "–" if value is None else text(value)
 
 
 def _layer_bars(report: Report) -> tuple[Bar, ...]:
@@ -336,7 +336,9 @@ def _histograms(layers: Sequence[LayerFacts], key: str) -> tuple[Histogram, ...]
 
 
 def _operator_bars(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[Bar, ...]:
-    names = sorted({*before, *after} - {"Constant"}, key=lambda name: (-max(before.get(name, 0), after.get(name, 0)), name))
+    names = sorted(
+        {*before, *after} - {"Constant"}, key=lambda name: (-max(before.get(name, 0), after.get(name, 0)), name)
+    )
     lines = [(_short(name), before.get(name, 0), after.get(name, 0)) for name in names[:_MOST_OPERATORS]]
     if rest := names[_MOST_OPERATORS:]:
         sums = [sum(counts.get(name, 0) for name in rest) for counts in (before, after)]
@@ -401,7 +403,10 @@ def _facts(report: Report) -> tuple[tuple[str, str], ...]:
         facts.append(("data", f"{report.data.description}; SHA-256 {report.data.digest}"))
     facts += [
         ("software", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
-        ("processor", f"{machine.cpu}; {machine.cores} cores; {', '.join(machine.cpu_features) or 'no features known'}"),
+        (
+            "processor",
+            f"{machine.cpu}; {machine.cores} cores; {', '.join(machine.cpu_features) or 'no features known'}",
+        ),
         ("system", machine.system),
         ("threads", str(report.threads or "as ONNX Runtime decides")),
         ("batch size", "–" if report.batch_size is None else str(report.batch_size)),

@@ -89,7 +89,9 @@ def inline_svg(drawn: Figure, name: str, description: str) -> str:
         for child in list(parent):
             if child.tag.endswith(("}metadata", "}style")):
                 parent.remove(child)
-    used = {found for element in root.iter() for value in element.attrib.values() for found in _REFERENCE.findall(value)}
+    used = {
+        found for element in root.iter() for value in element.attrib.values() for found in _REFERENCE.findall(value)
+    }
     for element in root.iter():
         element.tag = element.tag.removeprefix(f"{{{_SVG}}}")
         attributes = {key.replace(_LINK, "href"): value for key, value in element.attrib.items()}
