@@ -11,6 +11,7 @@ from onnxshrink.measure.machine import Machine
 from onnxshrink.measure.size import InitializerFacts, ModelSize
 from onnxshrink.numerics.agreement import Agreement, OutputAgreement
 from onnxshrink.passes.base import Change, Skip
+from onnxshrink.report.layers import HISTOGRAM_BINS, LayerFacts, WeightHistogram
 from onnxshrink.report.report import DataFacts, ModelFacts, PassRecord, Report
 
 _SHARED = "the weight is shared with a node that is not quantized"
@@ -46,6 +47,27 @@ _PASSES = (
     ),
 )
 
+_COUNTS = tuple(range(HISTOGRAM_BINS))
+_LAYERS = (
+    LayerFacts(
+        "conv1",
+        "Conv",
+        "Conv",
+        200_000,
+        50_000,
+        50_000,
+        "FLOAT",
+        "INT8",
+        1_000_000,
+        0.0021,
+        True,
+        WeightHistogram(0.75, _COUNTS, _COUNTS[::-1]),
+    ),
+    LayerFacts("fc", "Gemm", "MatMulInteger", 100_000, 25_000, 25_000, "FLOAT", "INT8", 25_000, 0.0039),
+    LayerFacts("gone", "Conv", None, 4_000, None, 1_000, "FLOAT"),
+    LayerFacts("5 smaller layers", None, None, 1_500, 700, 400, macs=800, layers=5),
+)
+
 
 def example_report() -> Report:
     return Report(
@@ -76,6 +98,7 @@ def example_report() -> Report:
         latency=LatencyComparison((1.2, 1.3), (1.25, 1.26), 3, 1.25, 1.255, 1.004, 0.981, 1.013, significant=False),
         accuracy=Accuracy("top-1", "logits", 600, 0.9817, 0.98, 1.0),
         notes=("the state input was left at zero",),
+        layers=_LAYERS,
     )
 
 
@@ -91,6 +114,7 @@ def unmeasured_report() -> Report:
         agreement=None,
         latency=None,
         accuracy=None,
+        layers=(),
     )
 
 

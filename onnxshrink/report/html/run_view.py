@@ -342,7 +342,7 @@ def _operator_bars(before: Mapping[str, int], after: Mapping[str, int]) -> tuple
     lines = [(_short(name), before.get(name, 0), after.get(name, 0)) for name in names[:_MOST_OPERATORS]]
     if rest := names[_MOST_OPERATORS:]:
         sums = [sum(counts.get(name, 0) for name in rest) for counts in (before, after)]
-        lines.append((f"{len(rest)} other operators", sums[0], sums[1]))
+        lines.append((f"{len(rest):,} other operators", sums[0], sums[1]))
     longest = max([1, *(max(first, second) for _, first, second in lines)])
     return tuple(
         Bar(label, f"{first:,}", f"{second:,}", first / longest, second / longest) for label, first, second in lines

@@ -29,7 +29,7 @@ _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _NUMBER = re.compile(r"-?\d+\.\d{2,}")
 _REFERENCE = re.compile(r"#([A-Za-z_][\w.-]*)")
-_FONT = re.compile(r"font: (?:\w+ )*?([\d.]+px)[^;]*")
+_FONT = re.compile(r"font-family: [^;]*;? ?")
 
 _SETTINGS: dict[str, object] = {
     "svg.fonttype": "none",
@@ -112,5 +112,5 @@ def _attribute(key: str, value: str, name: str, used: set[str]) -> str:
         return _NUMBER.sub(lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), value)
     for colour, stand_in in COLOURS.items():
         value = value.replace(stand_in, f"var(--{colour})")
-    value = _FONT.sub(r"font-size: \1", value)
+    value = _FONT.sub("", value)
     return _REFERENCE.sub(lambda found: f"#{name}-{found[1]}" if found[1] in used else found[0], value)
