@@ -47,6 +47,12 @@ _LAYERS_AT_ONCE = 48
 _DECODED_ELEMENTS = 2**25
 """Weights with more elements are not decoded: their histogram would cost more than it says."""
 
+_COVERED = 0.999
+"""Share of the weights that a histogram's range holds: a few outliers would leave all others in one bin."""
+
+_LEAST_LIMIT = 1e-30
+"""A narrower range could not be cut into bins of float32."""
+
 _LARGE, _RECOVERED = 0.3, 5.0
 """An error above the first that is this many times larger than that of a layer behind it is none."""
 
@@ -243,10 +249,11 @@ def _best(meters: Iterable[ChannelAgreement]) -> _OutputError:
 
 def _histogram(before: ir.Model, after: ir.Model, pair: LayerPair) -> WeightHistogram | None:
     original, result = _decoded(before, pair.original), _decoded(after, pair.result)
-    limits = [float(np.quantile(np.abs(weights), 0.999)) for weights in (original, result) if weights is not None]
-    if not limits:
+    magnitudes = [np.abs(weights) for weights in (original, result) if weights is not None]
+    if not magnitudes:
         return None
-    limit = max(limits) or 1.0
+    limit = max(float(np.quantile(one, _COVERED)) for one in magnitudes) or max(float(one.max()) for one in magnitudes)
+    limit = limit if limit > _LEAST_LIMIT else 1.0
     return WeightHistogram(limit, _counts(original, limit), _counts(result, limit))
 
 
