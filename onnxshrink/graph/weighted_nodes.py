@@ -122,7 +122,11 @@ def decoding_model(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
         copied.append(node)
         outputs.append(node.outputs[0])
     graph = ir.Graph(
-        [], outputs, nodes=copied, initializers=[copies[leaf] for leaf in leaves], opset_imports=model.opset_imports
+        [],
+        outputs,
+        nodes=copied,
+        initializers=[copies[leaf] for leaf in leaves],
+        opset_imports=dict(model.opset_imports),
     )
     return ir.Model(graph, ir_version=model.ir_version)
 
