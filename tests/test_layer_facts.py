@@ -184,6 +184,14 @@ def test_initializers_that_callers_may_override_are_weights_and_decoders_are_no_
     assert layer.histogram.original == layer.histogram.result
 
 
+def test_weights_that_are_computed_from_a_shape_take_its_bytes_and_keep_their_type() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    n (float[1, 4] x) => (float[1, 4] y) <int64[2] s = {4, 4}>
+    { w = ConstantOfShape <value = float[1] {0.5}> (s) [mm] y = MatMul (x, w) }"""
+    (layer,) = measure_layers(model_from_text(text), model_from_text(text), [], SETTINGS)
+    assert (layer.parameters, layer.original_bytes, layer.original_dtype) == (16, 16, "FLOAT")
+
+
 def test_small_layers_beyond_the_limit_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_facts, "MOST_LAYERS", 1)
     model = model_from_text(TEXT, **arrays())

@@ -62,9 +62,12 @@ class WeightedNode:
 
     @property
     def dtype(self) -> str:
-        """The type that most bytes of its constants are stored in: ``FLOAT``, ``INT8``."""
-        largest = max(self.constants, key=lambda value: _tensor(value).nbytes)
-        return _tensor(largest).dtype.name
+        """The type that most bytes of its weights are stored in; their own when they are computed from a shape."""
+        tensors = [tensor for tensor in map(_tensor, self.constants) if _may_be_learnt(tensor.dtype)]
+        if tensors:
+            return max(tensors, key=lambda tensor: tensor.nbytes).dtype.name
+        own = self.weights[0].dtype
+        return "FLOAT" if own is None else own.name
 
 
 def stored_tensor(value: ir.Value) -> ir.TensorProtocol | None:
@@ -192,7 +195,11 @@ def _may_be_weight(node: ir.Node, value: ir.Value) -> bool:
     dtype = tensor.dtype if tensor is not None else value.dtype
     if dtype is None:
         return True
-    return dtype.is_floating_point() or (node.op_type != "Gather" and dtype.itemsize <= 1)
+    return dtype.is_floating_point() if node.op_type == "Gather" else _may_be_learnt(dtype)
+
+
+def _may_be_learnt(dtype: ir.DataType) -> bool:
+    return dtype.is_floating_point() or dtype.itemsize <= 1
 
 
 def _elements(node: ir.Node, weights: Sequence[ir.Value]) -> int:
