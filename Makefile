@@ -16,11 +16,11 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: $(VENV)/.installed  ## compress a sample model, print the report, write it as JSON and Markdown
+demo: $(VENV)/.installed  ## compress a sample model, print the report, write it as JSON, Markdown and HTML
 	mkdir -p demo
 	$(BIN)/onnxshrink compress $(SAMPLE)/model.onnx -o demo/digits_cnn.onnx --force \
-		--data $(SAMPLE)/eval.npz --report demo/report.json --report demo/report.md
-	@echo "written: demo/digits_cnn.onnx demo/report.json demo/report.md"
+		--data $(SAMPLE)/eval.npz --report demo/report.json --report demo/report.md --report demo/report.html
+	@echo "written: demo/digits_cnn.onnx demo/report.json demo/report.md demo/report.html"
 
 test: $(VENV)/.installed  ## run the test suite
 	$(BIN)/python -m pytest -q -n 2

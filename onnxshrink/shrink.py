@@ -21,6 +21,7 @@ from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
 from onnxshrink.graph.load import file_digest, load_model, uses_external_files, weight_bytes
 from onnxshrink.graph.save import StagedModel, stage_model
 from onnxshrink.graph.validity import complaint_of_checker
+from onnxshrink.layer_facts import measure_layers
 from onnxshrink.limits import limits_of, refuse_unanswerable
 from onnxshrink.making import provenance_of
 from onnxshrink.measure.kernels import measure_kernels
@@ -245,6 +246,11 @@ def compress(
                 batch_size=batch_size,
                 seed=seed,
             )
+            if comparison is not None and trial is not None:
+                tell("comparing layers")
+                written = _as_written(result, staged.path)
+                layers = measure_layers(source.model, written, trial.check.feeds, settings)
+                report = replace(report, layers=layers)
             report = replace(report, gates=judge(limits, figures_of(report), gate_uncertain))
             if destination is not None:
                 staged.commit()

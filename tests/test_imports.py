@@ -23,7 +23,7 @@ LAYERS = (
     ("recipe", "presets", "provenance", "metrics.spelling"),
     ("report", "inspection", "advice", "source", "data"),
     ("passes.checks", "passes.runner", "judging", "evidence", "calibrated", "integer_regions", "trial"),
-    ("limits", "making"),
+    ("limits", "making", "layer_pairs", "layer_facts"),
     ("sensitivity", "bench_inputs"),
     ("bench",),
     ("report.sensitivity_terminal", "alternatives"),

@@ -48,7 +48,7 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the report as .json or .md; repeatable.",
+    help="Write the report as .json, .md or .html; repeatable.",
 )
 @click.option("--no-measure", is_flag=True, help="Check the result, but measure no latency, memory or agreement.")
 @click.option(
@@ -137,10 +137,10 @@ def compress(
     passes = Recipe.read(recipe) if recipe is not None else None
 
     from onnxshrink.cli.gating import check_gate_report, conclude, gates_from
-    from onnxshrink.cli.output import check_report_paths, notices, progress_display, write_reports
+    from onnxshrink.cli.output import PAGES, check_report_paths, notices, progress_display, write_reports
 
     gates = gates_from(gate_texts, gate_files, recipe)
-    check_report_paths(reports, force=force)
+    check_report_paths(reports, force=force, formats=PAGES)
     check_gate_report(gate_report, gates, force=force)
 
     from onnxshrink.shrink import compress as run

@@ -26,6 +26,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
         "onnxshrink.cli.evaluate:evaluate",
         "Show a model's metrics on data, or how they differ from another's.",
     ),
+    "report": ("onnxshrink.cli.report:report", "Make a page or a Markdown text from saved reports."),
     "passes": ("onnxshrink.cli.passes:passes", "List the passes, or explain one."),
 }
 

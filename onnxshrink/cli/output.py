@@ -15,15 +15,20 @@ from onnxshrink.atomic_files import check_destination, write_text_atomically
 if TYPE_CHECKING:
     from onnxshrink.report.report import Report
 
-_FORMATS = (".json", ".md")
+TEXTS = (".json", ".md")
+PAGES = (*TEXTS, ".html")
 
 
-def check_report_paths(paths: Sequence[Path], *, force: bool) -> None:
+def check_report_paths(paths: Sequence[Path], *, force: bool, formats: Sequence[str] = TEXTS) -> None:
     """Refuse report files of an unknown format, or that cannot be written, before the work starts."""
     for path in paths:
-        if path.suffix not in _FORMATS:
-            raise click.UsageError(f"--report {path}: the name must end in {' or '.join(_FORMATS)}")
+        if path.suffix not in formats:
+            raise click.UsageError(f"--report {path}: the name must end in {' or '.join(formats)}")
         check_destination(path, force=force)
+    if any(path.suffix == ".html" for path in paths):
+        from onnxshrink.report.html.page import check_installed
+
+        check_installed()
 
 
 def write_reports(report: Report, paths: Sequence[Path]) -> None:
@@ -31,7 +36,15 @@ def write_reports(report: Report, paths: Sequence[Path]) -> None:
     from onnxshrink.report.json_format import to_json
     from onnxshrink.report.markdown import to_markdown
 
-    write_texts(paths, as_json=lambda: to_json(report), as_markdown=lambda: to_markdown(report))
+    pages = [path for path in paths if path.suffix == ".html"]
+    if pages:
+        from onnxshrink.report.html.page import to_html
+
+        page = to_html(report)
+        for path in pages:
+            write_text_atomically(path, page)
+    texts = [path for path in paths if path not in pages]
+    write_texts(texts, as_json=lambda: to_json(report), as_markdown=lambda: to_markdown(report))
 
 
 def write_texts(paths: Sequence[Path], *, as_json: Callable[[], str], as_markdown: Callable[[], str]) -> None:

@@ -1,20 +1,30 @@
-"""The report as Markdown for a pull request: a headline, two tables, and the rest folded away."""
+"""Reports as Markdown for a pull request: a headline, a table, what each pass did, and the rest folded away.
+
+Code forges refuse long comments. What does not fit is counted instead of shown: sections are filled row by row, the
+most important ones first, so that no table and no ``<details>`` is ever cut open.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import html
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from onnxshrink.report.gate_result import GateResult
-from onnxshrink.report.markdown_text import code, plain
+from onnxshrink.report.layers import LayerFacts
+from onnxshrink.report.markdown_text import code, one_line, plain
+from onnxshrink.report.overview import overview_lines
 from onnxshrink.report.report import PassRecord, Report
 from onnxshrink.report.summary import (
     agreement_figures,
     alternative_rows,
+    bytes_text,
     comparison_rows,
     environment,
     headline,
     kernels_text,
     listing,
+    number,
     pass_outcome,
     skip_groups,
 )
@@ -23,24 +33,100 @@ LIMIT_BYTES = 60_000
 """Longer comments are refused by code forges (GitHub: 65,536 characters)."""
 
 _MOST_ROWS = 50
+_MOST_LAYERS = 20
 _GATE_MARKS = {"passed": "✅ passed", "uncertain": "❔ uncertain", "failed": "❌ failed"}
 _MARKS = {"applied": "✅", "unchanged": "➖", "undone": "⚠️"}
+_CLOSING = "\n… not all of it fits here: the JSON report has everything.\n"
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Lines of which any number from the first on may be shown between ``before`` and ``after``.
+
+    Attributes:
+        more: a line that says how many are missing, with ``{}`` for the count; of as many columns as the rows.
+    """
+
+    rows: Sequence[str]
+    before: str = ""
+    after: str = ""
+    more: str = "- … and {} more"
 
 
 def to_markdown(report: Report) -> str:
     """The report as Markdown of at most ``LIMIT_BYTES`` bytes; what does not fit is counted, not shown."""
-    sections = [
-        _headline(report),
-        gate_section(report.gates),
+    return _fitted(_sections(report), LIMIT_BYTES)
+
+
+def overview_to_markdown(reports: Sequence[Report]) -> str:
+    """Several reports: a table over all, and each of them folded away, within the same limit."""
+    text = _fitted([_overview(reports)], LIMIT_BYTES // 2)
+    for place, report in enumerate(reports, 1):
+        title = f"{place}: {_html(report.original.name)} → {_html(report.result.name)}"
+        before, after = f"\n<details><summary>{title}</summary>\n\n", "\n</details>\n"
+        left = LIMIT_BYTES - len((text + _CLOSING).encode())
+        share = left // (len(reports) - place + 1) - len((before + after).encode())
+        body = _fitted(_sections(report), share)
+        if not body:
+            return text + _CLOSING
+        text += before + body + after
+    return text
+
+
+def _fitted(sections: Iterable[_Section], limit: int) -> str:
+    """The sections one behind the other, each with as many rows as fit; empty when not even the first one does."""
+    shown: list[str] = []
+    left, cut = limit - len(_CLOSING.encode()) - 1, False
+    for section in sections:
+        if not section.rows:
+            continue
+        lines = _lines_that_fit(section, left)
+        cut |= lines < len(section.rows)
+        if lines:
+            shown.append(_text(section, lines))
+            left -= len(shown[-1].encode()) + 2
+        elif not shown:
+            return ""
+    return "\n\n".join(shown) + "\n" + (_CLOSING if cut else "")
+
+
+def _lines_that_fit(section: _Section, limit: int) -> int:
+    """How many rows of the section fit into so many bytes, together with the line about the others."""
+    used = len((section.before + section.after + section.more).encode()) + 10
+    for count, row in enumerate(section.rows):
+        used += len(row.encode()) + 1
+        if used > limit:
+            return count
+    return len(section.rows)
+
+
+def _text(section: _Section, lines: int) -> str:
+    rows, missing = list(section.rows[:lines]), len(section.rows) - lines
+    if missing:
+        rows.append(section.more.format(f"{missing:,}"))
+    return section.before + "\n".join(rows) + section.after
+
+
+def _sections(report: Report) -> Iterator[_Section]:
+    """What a report says, the most important first."""
+    yield _Section([_headline(report)])
+    yield _Section(
         _comparison(report),
-        _alternatives(report),
-        _notes(report),
-        _passes(report.passes),
-        _details("What was left alone, and why", list(_skips(report.passes))),
-        _origin(report),
-    ]
-    text = "\n\n".join(section for section in sections if section) + "\n"
-    return text if len(text.encode()) <= LIMIT_BYTES else _cut(text)
+        "| | original | result | result / original |\n|---|---:|---:|---|\n",
+        more="| … and {} more | | | |",
+    )
+    yield _gates(report.gates)
+    yield _Section([f"> ⚠️ {plain(note)}" for note in report.notes[:_MOST_ROWS]], more="> … and {} more")
+    yield _passes(report.passes)
+    yield _details(
+        "What was tried",
+        ["| " + " | ".join([code(text), *map(plain, cells)]) + " |" for text, *cells in alternative_rows(report)],
+        "| tried | size | error | latency / cleaned up | |\n|---|---:|---:|---:|---|\n",
+        "| … and {} more | | | | |",
+    )
+    yield _layers(report.layers)
+    yield _details("What was left alone, and why", list(_skips(report.passes)))
+    yield _details("How to rebuild it, and what it was measured with", _origin(report))
 
 
 def _headline(report: Report) -> str:
@@ -48,52 +134,55 @@ def _headline(report: Report) -> str:
     return f"### {names}\n\n**{headline(report)[0]}**" + "".join(f"; {clause}" for clause in headline(report)[1:]) + "."
 
 
-def _comparison(report: Report) -> str:
-    lines = ["| | original | result | result / original |", "|---|---:|---:|---|"]
-    lines += [f"| {row.label} | {row.original} | {row.result} | {row.change} |" for row in comparison_rows(report)]
+def _comparison(report: Report) -> list[str]:
+    lines = [f"| {row.label} | {row.original} | {row.result} | {row.change} |" for row in comparison_rows(report)]
     if report.agreement is not None:
         source = "" if report.data is None else f" on {plain(report.data.description)}"
         figures = agreement_figures(report.agreement).replace("|", "\\|")
         lines.append(f"| outputs{source} | | | {figures} |")
-    return "\n".join(lines)
+    if kernels := kernels_text(report):
+        lines.append(f"| computed from integers | | {plain(kernels)} | |")
+    return lines
 
 
 def gate_section(gates: tuple[GateResult, ...]) -> str:
     """The gates as a table; empty when there are none."""
-    if not gates:
-        return ""
-    lines = ["| | gate | figure |", "|---|---|---|"]
-    lines += [f"| {_GATE_MARKS[gate.status]} | {code(gate.gate)} | {plain(gate.reason)} |" for gate in gates]
-    return "\n".join(lines)
+    section = _gates(gates)
+    return _text(section, len(section.rows)) if gates else ""
 
 
-def _alternatives(report: Report) -> str:
-    """What was tried to choose from, and how much is computed from integers."""
-    lines = []
-    if kernels := kernels_text(report):
-        lines.append(f"Integer kernels: {plain(kernels)}.")
-    if report.alternatives:
-        lines += ["", "| tried | size | error | latency / cleaned up | |", "|---|---:|---:|---:|---|"]
-        for text, *cells in alternative_rows(report):
-            lines.append("| " + " | ".join([code(text), *map(plain, cells)]) + " |")
-    return "\n".join(lines)
+def _gates(gates: tuple[GateResult, ...]) -> _Section:
+    lines = [f"| {_GATE_MARKS[gate.status]} | {code(gate.gate)} | {plain(gate.reason)} |" for gate in gates]
+    return _Section(lines, "| | gate | figure |\n|---|---|---|\n", more="| … and {} more | | |")
 
 
-def _notes(report: Report) -> str:
-    return "\n".join(f"> ⚠️ {plain(note)}" for note in report.notes[:_MOST_ROWS])
-
-
-def _passes(passes: tuple[PassRecord, ...]) -> str:
+def _passes(passes: tuple[PassRecord, ...]) -> _Section:
     """What each pass did; the idle ones share the last row."""
     busy = [record for record in passes if record.status != "unchanged"]
-    lines = ["| | pass | effect | what it did |", "|---|---|---|---|"]
-    for record in busy[:_MOST_ROWS]:
-        outcome = plain(pass_outcome(record))
-        lines.append(f"| {_MARKS[record.status]} | {code(record.text)} | {record.effect} | {outcome} |")
     idle = list(dict.fromkeys(code(record.text) for record in passes if record.status == "unchanged"))[:_MOST_ROWS]
-    if idle:
-        lines.append(f"| {_MARKS['unchanged']} | {', '.join(idle)} | | nothing to do |")
-    return "\n".join(lines)
+    lines = [f"| {_MARKS['unchanged']} | {', '.join(idle)} | | nothing to do |"] if idle else []
+    busy_lines = [
+        f"| {_MARKS[record.status]} | {code(record.text)} | {record.effect} | {plain(pass_outcome(record))} |"
+        for record in busy
+    ]
+    head = "| | pass | effect | what it did |\n|---|---|---|---|\n"
+    return _Section(busy_lines + lines, head, more="| | … and {} more | | |")
+
+
+def _layers(layers: tuple[LayerFacts, ...]) -> _Section:
+    """The largest layers."""
+    ranked = sorted(layers, key=lambda layer: -max(layer.original_bytes or 0, layer.result_bytes or 0))
+    lines = [
+        f"| {code(layer.name)} | {layer.op_type or layer.result_op_type or ''} | {_bytes(layer.original_bytes)} "
+        f"| {_bytes(layer.result_bytes)} | {'' if layer.output_error is None else number(layer.output_error)} |"
+        for layer in ranked[:_MOST_LAYERS]
+    ]
+    head = "| layer | operator | original | result | error of its output |\n|---|---|---:|---:|---:|\n"
+    return _details(f"The largest of {len(layers)} layers", lines, head, "| … and {} more | | | | |")
+
+
+def _bytes(size: int | None) -> str:
+    return "–" if size is None else bytes_text(size)
 
 
 def _skips(passes: tuple[PassRecord, ...]) -> Iterator[str]:
@@ -102,22 +191,27 @@ def _skips(passes: tuple[PassRecord, ...]) -> Iterator[str]:
         yield f"- {code(group.text)}: {plain(group.reason)} ({len(group.nodes)}×: {names})"
 
 
-def _details(title: str, lines: list[str]) -> str:
-    if not lines:
-        return ""
-    more = [f"- … and {len(lines) - _MOST_ROWS} more reasons"] if len(lines) > _MOST_ROWS else []
-    body = "\n".join(lines[:_MOST_ROWS] + more)
-    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
+def _origin(report: Report) -> list[str]:
+    recipe = f"recipe `{one_line(report.recipe, None).replace('`', chr(39))}`"
+    preset = "" if report.preset is None else f" (preset {plain(report.preset)})"
+    return [f"{recipe}{preset}; input SHA-256 {report.original.sha256[:12]}…; {plain(environment(report))}"]
 
 
-def _origin(report: Report) -> str:
-    recipe = f"recipe {code(report.recipe)}" + ("" if report.preset is None else f" (preset {report.preset})")
-    return f"<sub>{recipe}; input SHA-256 {report.original.sha256[:12]}…; {plain(environment(report))}</sub>"
+def _details(title: str, rows: list[str], head: str = "", more: str = "- … and {} more") -> _Section:
+    return _Section(rows, f"<details><summary>{title}</summary>\n\n{head}", "\n\n</details>", more)
 
 
-def _cut(text: str) -> str:
-    """The head of the text in whole lines, with a sentence about the rest."""
-    note = "\n\n… cut here: the JSON report has everything.\n"
-    closing = "\n\n</details>"
-    head = text.encode()[: LIMIT_BYTES - len((closing + note).encode())].decode(errors="ignore").rsplit("\n", 1)[0]
-    return head + (closing if head.count("<details>") > head.count("</details>") else "") + note
+def _overview(reports: Sequence[Report]) -> _Section:
+    lines = [
+        f"| {line.place} | {code(f'{line.original} → {line.result}')} | {code(line.recipe)} | {line.size} "
+        f"| {line.size_share} | {line.latency} | {line.error} | {line.accuracy} |"
+        for line in overview_lines(reports)
+    ]
+    head = "| | model | recipe | size | of original | latency, result / original | relative error | accuracy |\n"
+    head += "|---:|---|---|---:|---:|---|---:|---|\n"
+    return _Section(lines, f"### {len(reports)} compressions\n\n{head}", more="| | … and {} more | | | | | | |")
+
+
+def _html(text: str) -> str:
+    """Text inside an HTML element."""
+    return html.escape(one_line(text))

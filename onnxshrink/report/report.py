@@ -12,6 +12,7 @@ from typing import Literal
 from onnxshrink.measured import Accuracy, Agreement, LatencyComparison, Machine, ModelSize
 from onnxshrink.passes.base import Change, Skip
 from onnxshrink.report.gate_result import GateResult
+from onnxshrink.report.layers import LayerFacts
 
 SCHEMA_VERSION = 1
 """Version of the report's JSON form; raised when a field changes its meaning or disappears."""
@@ -153,6 +154,7 @@ class Report:
         integer_mac_share: share of the multiply-accumulates in them; None when unknown.
         missed_kernels: layers with quantized inputs and weights that ONNX Runtime computes in float all the same.
         gates: the limits that the result was held against, and how it did.
+        layers: what became of each layer; empty when not measured.
     """
 
     versions: Mapping[str, str]
@@ -177,6 +179,7 @@ class Report:
     gates: tuple[GateResult, ...] = ()
     other_metrics: tuple[Accuracy, ...] = ()
     metric_reason: str = ""
+    layers: tuple[LayerFacts, ...] = ()
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
 
     @property

@@ -15,6 +15,7 @@ from onnxshrink.measured import (
     OutputAgreement,
 )
 from onnxshrink.passes.base import Change, Skip
+from onnxshrink.report.layers import HISTOGRAM_BINS, LayerFacts, WeightHistogram
 from onnxshrink.report.report import DataFacts, ModelFacts, PassRecord, Report
 
 _SHARED = "the weight is shared with a node that is not quantized"
@@ -48,6 +49,27 @@ _PASSES = (
         tuple(Change(f"conv{index}.weight", "stored as int8") for index in range(9)),
         (*(Skip(f"gemm_{index}", _SHARED) for index in range(4)), Skip("x|[y]", "fewer than 1024 elements")),
     ),
+)
+
+_COUNTS = tuple(range(HISTOGRAM_BINS))
+_LAYERS = (
+    LayerFacts(
+        "conv1",
+        "Conv",
+        "Conv",
+        200_000,
+        50_000,
+        50_000,
+        "FLOAT",
+        "INT8",
+        1_000_000,
+        0.0021,
+        True,
+        WeightHistogram(0.75, _COUNTS, _COUNTS[::-1]),
+    ),
+    LayerFacts("fc", "Gemm", "MatMulInteger", 100_000, 25_000, 25_000, "FLOAT", "INT8", 25_000, 0.0039),
+    LayerFacts("gone", "Conv", None, 4_000, None, 1_000, "FLOAT"),
+    LayerFacts("5 smaller layers", None, None, 1_500, 700, 400, macs=800, layers=5),
 )
 
 
@@ -88,6 +110,7 @@ def example_report() -> Report:
         ),
         metric_reason="labels are integers",
         notes=("the state input was left at zero",),
+        layers=_LAYERS,
     )
 
 
@@ -104,6 +127,7 @@ def unmeasured_report() -> Report:
         latency=None,
         accuracy=None,
         other_metrics=(),
+        layers=(),
     )
 
 
