@@ -223,8 +223,8 @@ def _tiles(report: Report) -> tuple[Tile, ...]:
         values = [value_text(value, accuracy.unit) for value in (accuracy.original, accuracy.result)]
         below = f"{values[0]} → {values[1]}, {accuracy.samples:,} samples; {verdict_with_interval(accuracy)}"
         moved = change_text(accuracy)
-        exact = accuracy.drop_points if accuracy.unit == "share" else accuracy.difference
-        tiles.append(Tile(title(accuracy), moved, below, exact, _tone(accuracy)))
+        lost_or_gained = accuracy.drop_points if accuracy.unit == "share" else accuracy.difference
+        tiles.append(Tile(title(accuracy), moved, below, lost_or_gained, _tone(accuracy)))
     return tuple(tiles)
 
 
