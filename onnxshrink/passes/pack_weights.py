@@ -18,8 +18,8 @@ They combine: a grid's integers may be sparse, their non-zeros a codebook. The s
 
 The decoders are constant subgraphs, which ONNX Runtime folds: inference runs on the same constants as before.
 A constant stays as it is when packing saves less than 10 % of its bytes or less than 64 bytes. Equal constants of a
-graph are stored once. ``max-load-ratio`` leaves out encodings whose decoder is estimated to load more slowly than so
-many times the plain constant.
+graph are stored once. ``max-load-ratio`` limits the time to load all constants, as estimated from what decoders write,
+to a multiple of what it takes unpacked: where the smallest encodings would exceed it, quicker ones take their place.
 
 Refusals: constants that quantized operators or operators of custom domains read (their kernels want them as they are),
 and the shapes, axes and sizes that operators take as inputs (shape inference reads them). Constants a caller may
@@ -48,7 +48,7 @@ from onnxshrink.passes.merge_decoders import merge_decoders
 from onnxshrink.storage.choice import encodings
 from onnxshrink.storage.decoders import DecoderBuilder, SharedParts
 from onnxshrink.storage.encoded import Encoded
-from onnxshrink.storage.load_time import load_ratio
+from onnxshrink.storage.load_time import LoadBudget
 
 _LEAST_SAVED_BYTES = 64
 _LEAST_SAVED_SHARE = 0.1
@@ -63,7 +63,7 @@ class PackWeights(Pass):
 
     merge: bool = field(default=True, metadata={"help": "decode small constants of the same form together"})
     max_load_ratio: float = field(
-        default=4.0, metadata={"help": "estimated load time of a decoder, as a multiple of the plain constant's"}
+        default=3.0, metadata={"help": "estimated time to load all constants, as a multiple of what it takes unpacked"}
     )
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class PackWeights(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> PassResult:
         names = Names(model)
-        packer = _Packer(model, names, self.max_load_ratio)
+        packer = _Packer(model, names, LoadBudget(self.max_load_ratio))
         outcomes: list[Change | Skip | None] = list(_store_once(model))
         known: set[ir.Value] = set()
         while candidates := [entry for entry in _candidates(model) if entry[0] not in known]:
@@ -119,7 +119,7 @@ class _Packer:
 
     model: ir.Model
     names: Names
-    max_load_ratio: float
+    budget: LoadBudget
     parts: SharedParts = field(default_factory=SharedParts)
 
     def pack_all(self, candidates: Sequence[tuple[ir.Value, ir.TensorProtocol]]) -> list[Change | Skip | None]:
@@ -140,28 +140,28 @@ class _Packer:
         def why_not(encoded: Encoded) -> str | None:
             if not encoded.can_decode(tensor.dtype, opset):
                 return f"opset {opset} lacks operators that decode it: convert-opset can raise it"
-            if load_ratio(encoded, int(tensor.nbytes)) > self.max_load_ratio:
+            if not self.budget.allows(encoded, int(tensor.nbytes)):
                 return "decoding takes longer than max-load-ratio allows"
             return None
 
         found = read_array(tensor, lambda array: encodings(array, lambda encoded: why_not(encoded) is None))
         found = [encoded for encoded in found if encoded.nbytes <= enough]
-        size, smallest = self._smallest(
-            value, tensor.dtype, [encoded for encoded in found if why_not(encoded) is None], opset
-        )
-        unused = next(((encoded, reason) for encoded in found if (reason := why_not(encoded)) is not None), None)
+        usable = [encoded for encoded in found if why_not(encoded) is None]
+        size, smallest = self._smallest(value, tensor.dtype, usable, opset)
         if smallest is None or size > enough:
-            smallest, size = None, plain
-        remark = ""
-        if unused is not None and unused[0].nbytes <= (1 - _LEAST_SAVED_SHARE) * size - _LEAST_SAVED_BYTES:
-            remark = f"{unused[0].nbytes:,} bytes as {unused[0].what}, but {unused[1]}"
+            size, smallest = plain, None
+        least = (1 - _LEAST_SAVED_SHARE) * size - _LEAST_SAVED_BYTES
+        reasons = ((encoded, why_not(encoded)) for encoded in found if encoded.nbytes <= least)
+        remark = next(
+            (f"{encoded.nbytes:,} as {encoded.what}, but {reason}" for encoded, reason in reasons if reason), ""
+        )
+        obstructed = obstacle(value) if smallest is not None or remark else None
+        self.budget.spend(None if obstructed else smallest, int(tensor.nbytes))
         name = value.name or "a constant"
-        if smallest is None and not remark:
-            return None
-        if (reason := obstacle(value)) is not None:
-            return Skip(name, reason)
+        if obstructed is not None:
+            return Skip(name, obstructed)
         if smallest is None:
-            return Skip(name, remark)
+            return Skip(name, remark) if remark else None
         build = DecoderBuilder(self.model, value, self.names, self.parts)
         build.replace(smallest.decoder(build, tensor.dtype, opset))
         change = f"stored as {smallest.what}: {plain:,} → {size:,} bytes"
@@ -198,8 +198,13 @@ def _store_once(model: ir.Model) -> Iterator[Change]:
 
 
 def _form(value: ir.Value) -> Hashable:
-    """Type and shape of a constant that may be shared, or None."""
+    """Type and shape of a constant that is worth sharing, or None."""
     tensor = value.const_value
-    if tensor is None or tensor.dtype == ir.DataType.STRING or not is_fixed_initializer(value):
+    if (
+        tensor is None
+        or tensor.nbytes <= _LEAST_SAVED_BYTES
+        or tensor.dtype == ir.DataType.STRING
+        or not is_fixed_initializer(value)
+    ):
         return None
     return None if value.is_graph_output() else (tensor.dtype, tuple(tensor.shape))

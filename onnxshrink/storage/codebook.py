@@ -46,8 +46,8 @@ class CodebookConstant:
         return self.codebook.nbytes + self.packed.nbytes
 
     @property
-    def written_bytes(self) -> int:
-        return self.packed.written_bytes(self.codebook.itemsize)
+    def load_bytes(self) -> int:
+        return self.packed.load_bytes(self.codebook.itemsize)
 
     def can_decode(self, dtype: ir.DataType, opset: int) -> bool:
         return dtype != ir.DataType.BFLOAT16 or opset >= _OPSET_OF_BFLOAT16_GATHER

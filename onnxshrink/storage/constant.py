@@ -38,7 +38,7 @@ class RepeatedConstant:
         return self.value.nbytes + 8 * len(self.shape)
 
     @property
-    def written_bytes(self) -> int:
+    def load_bytes(self) -> int:
         return math.prod(self.shape) * self.value.itemsize
 
     def can_decode(self, dtype: ir.DataType, opset: int) -> bool:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from onnxshrink.storage.decoders import DecoderBuilder
 
+_OPSET_OF_MOD = 10
 _OPSET_OF_RANGE = 11
 _OPSET_OF_UINT8_ADD = 14
 _OPSET_OF_SLICE_BY_INPUT = 10
@@ -78,7 +79,7 @@ class PackedDigits:
     count: int
 
     @property
-    def written_bytes(self) -> int:
+    def load_bytes(self) -> int:
         """What unpacking writes, the final lookup aside: the cast words."""
         return 4 * self.words.size
 
@@ -126,23 +127,30 @@ def pack_digits(integers: np.ndarray, radix: Radix) -> PackedDigits:
 def digit_table(build: DecoderBuilder, radix: Radix, dtype: ir.DataType, opset: int) -> ir.Value:
     """(words, digits): the digits of every word; computed once for all constants of a graph."""
 
+    whole = ir.DataType.INT32
+
     def make() -> ir.Value:
-        if opset < _OPSET_OF_RANGE:
-            kind = np.uint8 if radix.radix <= 256 else np.int32
-            return build.cast(build.constant("r", radix.table(kind)), dtype)
-        bounds = [build.constant(name, np.array(number, np.int32)) for name, number in _range_of(radix)]
-        count = build.node("Range", bounds, ir.DataType.INT32)
-        column = build.node("Reshape", [count, build.ints(-1, 1)], ir.DataType.INT32)
         powers = build.constant("p", np.array(radix.powers, np.int32))
-        shifted = build.node("Div", [column, powers], ir.DataType.INT32)
         base = build.constant("r", np.array(radix.radix, np.int32))
-        return build.cast(build.node("Mod", [shifted, base], ir.DataType.INT32), dtype)
+        shifted = build.node("Div", [_all_words(build, radix, opset), powers], whole)
+        if opset >= _OPSET_OF_MOD:
+            return build.cast(build.node("Mod", [shifted, base], whole), dtype)
+        rest = build.node("Mul", [build.node("Div", [shifted, base], whole), base], whole)
+        return build.cast(build.node("Sub", [shifted, rest], whole), dtype)
 
     return build.shared(("digits", radix, dtype), make)
 
 
-def _range_of(radix: Radix) -> Iterator[tuple[str, int]]:
-    yield from (("z", 0), ("e", radix.words), ("o", 1))
+def _all_words(build: DecoderBuilder, radix: Radix, opset: int) -> ir.Value:
+    """(words, 1) int32: 0, 1, 2, …"""
+    if opset < _OPSET_OF_RANGE:
+        kind = np.uint8 if radix.word_bytes == 1 else np.uint16
+        return build.cast(build.constant("e", np.arange(radix.words).astype(kind)[:, None]), ir.DataType.INT32)
+    bounds = [
+        build.constant(name, np.array(bound, np.int32)) for name, bound in (("z", 0), ("e", radix.words), ("o", 1))
+    ]
+    words = build.node("Range", bounds, ir.DataType.INT32)
+    return build.node("Reshape", [words, build.ints(-1, 1)], ir.DataType.INT32)
 
 
 @dataclass(frozen=True)
@@ -162,13 +170,13 @@ class PackedIntegers:
         """Bits per integer, the filling of the last word aside."""
         return self.low.radix.bits + (0 if self.high is None else self.high.radix.bits)
 
-    def written_bytes(self, item_bytes: int) -> int:
+    def load_bytes(self, item_bytes: int) -> int:
         """What the decoder writes to look up values of ``item_bytes``."""
         count = self.low.count
         if self.high is None:
             copies = 1 if self.low.radix.digits == 1 else 2
-            return self.low.written_bytes + copies * item_bytes * count
-        return self.low.written_bytes + self.high.written_bytes + (9 + item_bytes) * count
+            return self.low.load_bytes + copies * item_bytes * count
+        return self.low.load_bytes + self.high.load_bytes + (9 + item_bytes) * count
 
     def unpack(self) -> np.ndarray:
         """uint8, in its shape."""

@@ -25,8 +25,11 @@ class Encoded(Protocol):
         """Bytes of the stored arrays; nodes, names and headers come on top."""
 
     @property
-    def written_bytes(self) -> int:
-        """Bytes that the nodes of the decoder write when a model is loaded, the constant itself included."""
+    def load_bytes(self) -> int:
+        """Bytes that the nodes of the decoder write when a model is loaded, the constant itself included.
+
+        Those of integer arithmetic count twice, as they take that long.
+        """
 
     def can_decode(self, dtype: ir.DataType, opset: int) -> bool:
         """Whether the operators of the decoder take ``dtype`` at this version of the default ONNX domain."""

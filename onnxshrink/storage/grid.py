@@ -52,9 +52,9 @@ class GridConstant:
         return self.steps.nbytes + self._stored_scale.nbytes + zero_points
 
     @property
-    def written_bytes(self) -> int:
+    def load_bytes(self) -> int:
         nodes = 1 + (self.zero_point is not None) + (len(self.shape) != self.scale.ndim)
-        return self.steps.written_bytes + 4 * nodes * math.prod(self.shape)
+        return self.steps.load_bytes + 4 * nodes * math.prod(self.shape)
 
     @property
     def _stored_scale(self) -> np.ndarray:

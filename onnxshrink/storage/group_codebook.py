@@ -55,10 +55,10 @@ class GroupCodebookConstant:
         return self.codebooks.nbytes + self.packed.nbytes
 
     @property
-    def written_bytes(self) -> int:
+    def load_bytes(self) -> int:
         size = math.prod(self.shape)
         copies = 1 + (self.packed.shape != self.shape)
-        return self.packed.written_bytes(4) + 4 * size + copies * self.codebooks.itemsize * size
+        return self.packed.load_bytes(4) + 8 * size + copies * self.codebooks.itemsize * size
 
     @property
     def _group_shape(self) -> tuple[int, ...]:

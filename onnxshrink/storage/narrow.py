@@ -42,7 +42,7 @@ class NarrowConstant:
         return self.values.nbytes
 
     @property
-    def written_bytes(self) -> int:
+    def load_bytes(self) -> int:
         return self.values.size * self.dtype.itemsize
 
     def can_decode(self, dtype: ir.DataType, opset: int) -> bool:

@@ -25,7 +25,7 @@ class PlainConstant:
         return self.array.nbytes
 
     @property
-    def written_bytes(self) -> int:
+    def load_bytes(self) -> int:
         return 0
 
     def can_decode(self, dtype: ir.DataType, opset: int) -> bool:

@@ -31,6 +31,9 @@ _OPSET_OF_BFLOAT16_CONSTANT_OF_SHAPE = 20
 _SAMPLE = 8192
 _LEAST_SHARE = 0.2
 _GAP_RADIXES = (4, 6, 16, 256)
+_FEWER_FOR_GAPS = 3
+"""A mask is smaller when the others are more than one in so many."""
+
 _INT32_END = 2**31
 _TRIAL_MARGIN = 1.1
 """What is estimated to be larger by more than this is not tried."""
@@ -65,10 +68,10 @@ class GapsConstant:
         return self.gaps.words.nbytes + self.others.nbytes
 
     @property
-    def written_bytes(self) -> int:
-        positions = 12 * self.gaps.count + self.gaps.written_bytes
+    def load_bytes(self) -> int:
+        positions = 16 * self.gaps.count + self.gaps.load_bytes
         copies = 3 if len(self.shape) != 1 else 2
-        return positions + self.others.written_bytes + copies * self.value.itemsize * math.prod(self.shape)
+        return positions + self.others.load_bytes + copies * self.value.itemsize * math.prod(self.shape)
 
     def can_decode(self, dtype: ir.DataType, opset: int) -> bool:
         least = _OPSET_OF_BFLOAT16_CONSTANT_OF_SHAPE if dtype == ir.DataType.BFLOAT16 else _OPSET_OF_CUMSUM
@@ -122,9 +125,9 @@ class MaskedConstant:
         return self.mask.words.nbytes + self.values.nbytes
 
     @property
-    def written_bytes(self) -> int:
+    def load_bytes(self) -> int:
         size = math.prod(self.shape)
-        return self.mask.written_bytes + self.values.written_bytes + (20 + self.itemsize) * size
+        return self.mask.load_bytes + self.values.load_bytes + (28 + self.itemsize) * size
 
     def can_decode(self, dtype: ir.DataType, opset: int) -> bool:
         least = _OPSET_OF_BFLOAT16_SCATTER if dtype == ir.DataType.BFLOAT16 else _OPSET_OF_CUMSUM
@@ -165,7 +168,7 @@ def _encode_sparse(array: np.ndarray, encode_others: EncodeOthers) -> Iterator[E
     bits = min((8 * encoded.nbytes / others.size for encoded in encoded_values), default=8.0 * array.itemsize)
     mask_bits = patterns.size + bits * others.size
     gap_bits = math.inf
-    if others.size <= patterns.size // 2:
+    if others.size <= patterns.size // _FEWER_FOR_GAPS:
         positions = np.flatnonzero(differs).astype(np.int32)
         gap_bits, radix = min((_gap_bits(positions, radix, bits), radix) for radix in _GAP_RADIXES)
         if gap_bits < _TRIAL_MARGIN * mask_bits:
