@@ -18,8 +18,9 @@ They combine: a grid's integers may be sparse, their non-zeros a codebook. The s
 
 The decoders are constant subgraphs, which ONNX Runtime folds: inference runs on the same constants as before.
 A constant stays as it is when packing saves less than 10 % of its bytes or less than 64 bytes. Equal constants of a
-graph are stored once. ``max-load-ratio`` limits the time to load all constants, as estimated from what decoders write,
-to a multiple of what it takes unpacked: where the smallest encodings would exceed it, quicker ones take their place.
+graph are stored once, those that are the same reshaped or transposed too. ``max-load-ratio`` limits the time to load
+all constants, as estimated from what decoders write, to a multiple of what it takes unpacked: where the smallest
+encodings would exceed it, quicker ones take their place.
 
 Refusals: constants that quantized operators or operators of custom domains read (their kernels want them as they are),
 and the shapes, axes and sizes that operators take as inputs (shape inference reads them). Constants a caller may
@@ -30,21 +31,21 @@ Source: Han, Mao, Dally 2016, Deep Compression, https://arxiv.org/abs/1510.00149
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from onnxshrink.errors import RecipeError
-from onnxshrink.graph.constants import constant_tensor, content_digest, is_fixed_initializer, read_array
+from onnxshrink.graph.constants import constant_tensor, read_array
 from onnxshrink.graph.edits import Names
 from onnxshrink.graph.file_bytes import constant_file_bytes
 from onnxshrink.graph.walk import all_graphs, opset_of
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
 from onnxshrink.passes.kept_constants import obstacle
 from onnxshrink.passes.merge_decoders import merge_decoders
+from onnxshrink.passes.store_once import store_once
 from onnxshrink.storage.choice import encodings
 from onnxshrink.storage.decoders import DecoderBuilder, SharedParts
 from onnxshrink.storage.encoded import Encoded
@@ -52,6 +53,9 @@ from onnxshrink.storage.load_time import LoadBudget
 
 _LEAST_SAVED_BYTES = 64
 _LEAST_SAVED_SHARE = 0.1
+
+_SHARERS = 4
+"""So many constants are taken to use a table that the first of them builds."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class PackWeights(Pass):
     def apply(self, model: ir.Model, context: Context) -> PassResult:
         names = Names(model)
         packer = _Packer(model, names, LoadBudget(self.max_load_ratio))
-        outcomes: list[Change | Skip | None] = list(_store_once(model))
+        outcomes: list[Change | Skip | None] = list(store_once(model, names))
         known: set[ir.Value] = set()
         while candidates := [entry for entry in _candidates(model) if entry[0] not in known]:
             packed = packer.pack_all(candidates)
@@ -126,10 +130,11 @@ class _Packer:
         """Pack constants. Outcomes are in the order of the constants."""
         # The largest first: what small ones would not pay for alone, such as a table of digits, is then there already.
         order = sorted(range(len(candidates)), key=lambda place: -candidates[place][1].nbytes)
-        packed = {place: self._pack(*candidates[place]) for place in order}
+        sharers = [min(_SHARERS, len(order) - place) for place in range(len(order))]
+        packed = {place: self._pack(*candidates[place], count) for place, count in zip(order, sharers, strict=True)}
         return [packed[place] for place in sorted(packed)]
 
-    def _pack(self, value: ir.Value, tensor: ir.TensorProtocol) -> Change | Skip | None:
+    def _pack(self, value: ir.Value, tensor: ir.TensorProtocol, sharers: int) -> Change | Skip | None:
         """Replace one constant by its smallest encoding; None when that saves too little."""
         if self.parts.holds(value):
             return None
@@ -147,7 +152,7 @@ class _Packer:
         found = read_array(tensor, lambda array: encodings(array, lambda encoded: why_not(encoded) is None))
         found = [encoded for encoded in found if encoded.nbytes <= enough]
         usable = [encoded for encoded in found if why_not(encoded) is None]
-        size, smallest = self._smallest(value, tensor.dtype, usable, opset)
+        size, smallest = self._smallest(value, tensor.dtype, usable, opset, sharers)
         if smallest is None or size > enough:
             size, smallest = plain, None
         least = (1 - _LEAST_SAVED_SHARE) * size - _LEAST_SAVED_BYTES
@@ -168,43 +173,17 @@ class _Packer:
         return Change(name, f"{change} ({remark})" if remark else change)
 
     def _smallest(
-        self, value: ir.Value, dtype: ir.DataType, found: list[Encoded], opset: int
+        self, value: ir.Value, dtype: ir.DataType, found: list[Encoded], opset: int, sharers: int
     ) -> tuple[int, Encoded | None]:
-        """The encoding of fewest bytes, each one built on trial and taken back; None when there is none."""
-        sizes: list[tuple[int, Encoded]] = []
+        """The encoding of fewest bytes, each one built on trial and taken back; None when there is none.
+
+        What a decoder is the first to need and others may use as well counts for as many as ``sharers``.
+        """
+        sizes: list[tuple[float, int, Encoded]] = []
         for encoded in found:
             trial = DecoderBuilder(self.model, value, self.names, self.parts)
-            decoded = encoded.decoder(trial, dtype, opset)
-            sizes.append((trial.file_bytes(decoded), encoded))
+            size = trial.file_bytes(encoded.decoder(trial, dtype, opset))
+            sizes.append((size - trial.shared_bytes() * (1 - 1 / sharers), size, encoded))
             trial.discard()
-        return min(sizes, key=lambda entry: entry[0], default=(0, None))
-
-
-def _store_once(model: ir.Model) -> Iterator[Change]:
-    """Let the readers of equal constants of a graph read the first of them."""
-    for graph in (model.graph, *model.graph.subgraphs()):
-        seen: dict[Hashable, ir.Value] = {}
-        sizes = Counter(_form(value) for value in graph.initializers.values())
-        for value in list(graph.initializers.values()):
-            tensor, form = value.const_value, _form(value)
-            if form is None or tensor is None or sizes[form] < 2:
-                continue
-            first = seen.setdefault((form, read_array(tensor, content_digest)), value)
-            if first is not value:
-                name = value.name or "a constant"
-                value.replace_all_uses_with(first)
-                graph.initializers.pop(name)
-                yield Change(name, f"equals {first.name}, stored once")
-
-
-def _form(value: ir.Value) -> Hashable:
-    """Type and shape of a constant that is worth sharing, or None."""
-    tensor = value.const_value
-    if (
-        tensor is None
-        or tensor.nbytes <= _LEAST_SAVED_BYTES
-        or tensor.dtype == ir.DataType.STRING
-        or not is_fixed_initializer(value)
-    ):
-        return None
-    return None if value.is_graph_output() else (tensor.dtype, tuple(tensor.shape))
+        _, size, smallest = min(sizes, key=lambda entry: entry[0], default=(0, 0, None))
+        return size, smallest

@@ -53,14 +53,17 @@ class DecoderBuilder:
         self._constants: list[ir.Value] = []
         self._new_parts: dict[Hashable, ir.Value] = {}
         self._shared_constants: list[ir.Value] = []
+        self._shared_nodes: list[ir.Node] = []
 
     def shared(self, key: Hashable, make: Callable[[], ir.Value]) -> ir.Value:
         """What ``make`` builds, or what it built for an earlier decoder of this graph under the same key."""
         value = self._parts.find(self._graph, key) or self._new_parts.get(key)
         if value is None:
-            before = len(self._constants)
+            constants, nodes = len(self._constants), len(self._nodes)
             value = self._new_parts[key] = make()
-            self._shared_constants += self._constants[before:]
+            # Parts within parts are counted once.
+            self._shared_constants = [*dict.fromkeys((*self._shared_constants, *self._constants[constants:]))]
+            self._shared_nodes = [*dict.fromkeys((*self._shared_nodes, *self._nodes[nodes:]))]
         return value
 
     def constant(self, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
@@ -101,6 +104,11 @@ class DecoderBuilder:
         size = sum(map(constant_file_bytes, self._constants)) + sum(map(node_file_bytes, self._nodes))
         decoded.name = own_name
         return size
+
+    def shared_bytes(self) -> int:
+        """What of :meth:`file_bytes` is for parts that later decoders of the graph may use as well."""
+        constants = sum(map(constant_file_bytes, self._shared_constants))
+        return constants + sum(map(node_file_bytes, self._shared_nodes))
 
     def discard(self) -> None:
         """Take back everything built so far; the encoded constant stays in place."""

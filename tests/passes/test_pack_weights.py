@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -96,22 +98,47 @@ def test_a_load_ratio_is_positive(limit: float) -> None:
         PackWeights(max_load_ratio=limit)
 
 
-def test_equal_constants_are_stored_once() -> None:
-    random = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float32)
-    model = model_from_text(_ADD.replace("Add(x, w)", "Sum(x, v, w)"), w=random, v=random.copy())
-    (change,) = _packed(model, _X).changes
-    assert change.what == "equals w, stored once" or change.what == "equals v, stored once"
-    assert len(model.graph.initializers) == 1
+@pytest.mark.parametrize(
+    ("copy", "what", "operator"),
+    [
+        (lambda array: array, "equals a, stored once", None),
+        (lambda array: array.reshape(32, 8, 4), "a in another shape, stored once", "Reshape"),
+        (lambda array: array.T, "a transposed, stored once", "Transpose"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_copies_are_stored_once(
+    copy: Callable[[np.ndarray], np.ndarray], what: str, operator: str | None, packed: bool
+) -> None:
+    array = np.random.default_rng(0).standard_normal((64, 16)).astype(np.float16 if packed else np.float32)
+    array = array.astype(np.float32)
+    second = np.ascontiguousarray(copy(array))
+    shape = ",".join(map(str, second.shape))
+    model = model_from_text(
+        _HEAD + f"m (float[1] x) => (float[64,16] y, float[{shape}] z) {{ y = Add(x, a)  z = Add(x, b) }}",
+        a=array,
+        b=second,
+    )
+    result = _packed(model, {"x": np.ones(1, np.float32)})
+    assert (result.changes[0].node, result.changes[0].what) == ("b", what)
+    assert len(result.changes) == 1 + packed
+    counts = op_counts(model)
+    assert counts["Reshape"] + counts["Transpose"] == (operator is not None)
+    assert operator is None or counts[operator] == 1
+    assert graph_file_bytes(model.graph) < array.nbytes * (0.55 if packed else 1.1)
+    assert decode_nodes_left(model) == []
 
 
 def test_small_constants_share_the_table_that_unpacks_them() -> None:
-    arrays = {f"w{index}": _few(16, (16, 16)) * np.float32(1 + index) for index in range(4)}
-    body = "y0 = Add(x, w0)  y1 = Add(y0, w1)  y2 = Add(y1, w2)  y = Add(y2, w3)"
-    model = model_from_text(_HEAD + f"m (float[16,16] x) => (float[16,16] y) {{ {body} }}", **arrays)
-    result = _packed(model, {"x": _X["x"][:16]})
-    assert [change.node for change in result.changes][:4] == ["w0", "w1", "w2", "w3"]
+    arrays = {f"w{index}": _few(16, (32, 16)) * np.float32(1 + index) for index in range(6)}
+    names = [f"w{index}" for index in range(6)]
+    body = "y = Sum(x, " + ", ".join(names) + ")"
+    model = model_from_text(_HEAD + f"m (float[32,16] x) => (float[32,16] y) {{ {body} }}", **arrays)
+    result = _packed(model, {"x": _X["x"][:32]})
+    assert [change.node for change in result.changes][:6] == names
+    assert all("16 distinct values, 4 bits each" in change.what for change in result.changes[:6])
     assert op_counts(model)["Range"] == 1
-    assert graph_file_bytes(model.graph) < 0.4 * 4 * 16 * 16 * 4
+    assert graph_file_bytes(model.graph) < 0.25 * 6 * 32 * 16 * 4
 
 
 def test_the_reported_bytes_are_those_of_the_file() -> None:
