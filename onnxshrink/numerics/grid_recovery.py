@@ -20,7 +20,7 @@ LARGEST_STEP = 255
 
 _PIECE = 2**21
 _SAMPLE_CHANNELS = 3
-_SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+_SMALLEST_NORMAL = 2.0**-126
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ import onnx_ir as ir
 from onnxshrink.numerics.bit_patterns import same_bits
 from onnxshrink.storage.decoders import DecoderBuilder
 
-_BFLOAT16 = np.dtype(ir.DataType.BFLOAT16.numpy())
 _OPSET_OF_BFLOAT16_CAST = 13
 _SAMPLE = 4096
 
-_NARROWER: tuple[np.dtype[Any], ...] = tuple(
-    np.dtype(kind)
-    for kind in (np.int8, np.uint8, np.float16, _BFLOAT16, np.int16, np.uint16, np.float32, np.int32, np.uint32)
-)
-"""What constants may be stored as, the narrowest first."""
+
+def _narrower() -> list[np.dtype[Any]]:
+    """What constants may be stored as, the narrowest first."""
+    kind = ir.DataType
+    kinds = (kind.INT8, kind.UINT8, kind.FLOAT16, kind.BFLOAT16, kind.INT16, kind.UINT16)
+    return [np.dtype(narrow.numpy()) for narrow in (*kinds, kind.FLOAT, kind.INT32, kind.UINT32)]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class NarrowConstant:
         return self.values.size * self.dtype.itemsize
 
     def can_decode(self, dtype: ir.DataType, opset: int) -> bool:
-        return _BFLOAT16 not in (self.values.dtype, self.dtype) or opset >= _OPSET_OF_BFLOAT16_CAST
+        bfloat16 = np.dtype(ir.DataType.BFLOAT16.numpy())
+        return bfloat16 not in (self.values.dtype, self.dtype) or opset >= _OPSET_OF_BFLOAT16_CAST
 
     def decode(self) -> np.ndarray:
         return self.values.astype(self.dtype)
@@ -60,7 +61,7 @@ def encode_narrow(array: np.ndarray) -> NarrowConstant | None:
     if array.dtype.itemsize < 2 or array.size == 0:
         return None
     sample = array.reshape(-1)[:_SAMPLE]
-    for narrow in _NARROWER:
+    for narrow in _narrower():
         if narrow.itemsize < array.dtype.itemsize and _holds(narrow, sample) and _holds(narrow, array):
             return NarrowConstant(array.astype(narrow), array.dtype)
     return None
