@@ -158,7 +158,7 @@ class _Packer:
         least = (1 - _LEAST_SAVED_SHARE) * size - _LEAST_SAVED_BYTES
         reasons = ((encoded, why_not(encoded)) for encoded in found if encoded.nbytes <= least)
         remark = next(
-            (f"{encoded.nbytes:,} as {encoded.what}, but {reason}" for encoded, reason in reasons if reason), ""
+            (f"{encoded.nbytes:,} bytes as {encoded.what}, but {reason}" for encoded, reason in reasons if reason), ""
         )
         obstructed = obstacle(value) if smallest is not None or remark else None
         self.budget.spend(None if obstructed else smallest, int(tensor.nbytes))
