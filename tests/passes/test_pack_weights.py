@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import helper
 
 from onnxshrink.errors import RecipeError
 from onnxshrink.graph.file_bytes import graph_file_bytes
@@ -262,3 +263,21 @@ def test_packing_twice_changes_nothing_more() -> None:
     apply(PackWeights(), model)
     assert apply(PackWeights(), model) == PassResult()
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+@pytest.mark.parametrize("opset", [13, 18, 20, 23])
+@pytest.mark.parametrize("share", [0.3, 0.8, 0.97])
+def test_sparse_bfloat16_comes_back_bit_for_bit(share: float, opset: int) -> None:
+    random = np.random.default_rng(0)
+    kept = np.where(random.random((64, 64)) < share, 0, random.standard_normal((64, 64)))
+    array = kept.astype(ir.DataType.BFLOAT16.numpy())
+    nodes = [helper.make_node("Cast", ["w"], ["u"], to=1), helper.make_node("Add", ["x", "u"], ["y"])]
+    kinds = [helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", [1]), ("y", [64, 64]))]
+    tensor = helper.make_tensor("w", onnx.TensorProto.BFLOAT16, array.shape, array.tobytes(), raw=True)
+    graph = helper.make_graph(nodes, "g", kinds[:1], kinds[1:], [tensor])
+    opsets = [helper.make_opsetid("", opset)]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8 if opset < 19 else 10))
+    feeds = {"x": np.zeros(1, np.float32)}
+    assert _packed(model, feeds).changes[0].node == "w"
+    assert outputs(model, feeds, optimized=True)["y"].tobytes() == array.astype(np.float32).tobytes()
+    assert decode_nodes_left(model) == []
