@@ -13,7 +13,6 @@ Source: Cocke 1970, Global common subexpression elimination, https://doi.org/10.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxshrink.graph.constants import is_fixed_initializer, read_array
+from onnxshrink.graph.constants import content_digest, is_fixed_initializer, read_array
 from onnxshrink.graph.edits import Names, can_replace_value, is_unused, remove_node, replace_value
 from onnxshrink.graph.walk import is_random, label, subgraphs_of
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
@@ -87,11 +86,7 @@ def _content(tensor: ir.TensorProtocol) -> Hashable:
     """Equal for tensors of equal elements, bit for bit: the elements of strings, else a 256-bit digest."""
     if tensor.dtype == ir.DataType.STRING:
         return tuple(tensor.numpy().reshape(-1).tolist())
-    return read_array(tensor, _digest)
-
-
-def _digest(array: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
+    return read_array(tensor, content_digest)
 
 
 def _share_nodes(graph: ir.Graph, visible: dict[Hashable, ir.Node]) -> Iterator[Change | Skip]:

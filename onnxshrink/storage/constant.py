@@ -8,6 +8,7 @@ https://onnx.ai/onnx/operators/onnx__ConstantOfShape.html, https://onnx.ai/onnx/
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,14 @@ class RepeatedConstant:
     def what(self) -> str:
         return "one value, repeated"
 
+    @property
+    def nbytes(self) -> int:
+        return self.value.nbytes + 8 * len(self.shape)
+
+    @property
+    def load_bytes(self) -> int:
+        return math.prod(self.shape) * self.value.itemsize
+
     def can_decode(self, dtype: ir.DataType, opset: int) -> bool:
         return opset >= (_OPSET_OF_BFLOAT16 if dtype == ir.DataType.BFLOAT16 else _OPSET_OF_EXPAND)
 
@@ -39,7 +48,7 @@ class RepeatedConstant:
         return np.full(self.shape, self.value, self.value.dtype)
 
     def decoder(self, build: DecoderBuilder, dtype: ir.DataType, opset: int) -> ir.Value:
-        shape = build.constant("d", np.array(self.shape, np.int64))
+        shape = build.ints(*self.shape)
         if opset < _OPSET_OF_CONSTANT_OF_SHAPE:
             return build.node("Expand", [build.constant("c", self.value, dtype), shape], dtype)
         return build.node("ConstantOfShape", [shape], dtype, value=ir.Tensor(self.value, dtype=dtype))
