@@ -7,11 +7,13 @@ over (im2col, Chellapilla et al. 2006). How its output changes with its weights 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+
+_BATCH_COLUMNS = 2048
 
 
 @dataclass(frozen=True)
@@ -159,19 +161,10 @@ def paired_moments(
     """
     generator = np.random.default_rng(seed)
     count, changed, cross, mean, mean_changed = 0, *(np.zeros(()) for _ in range(4))
-    for pair in pairs:
-        shape = pair[0].shape
-        total = output_positions(shape, window) if window else pair[0].size // shape[-1]
-        positions = np.arange(total)
-        if total > columns_per_sample:
-            positions = np.sort(generator.choice(total, columns_per_sample, replace=False))
-        x, y = (
-            np.ascontiguousarray(columns_of(array, window, positions).astype(np.float32, copy=False).swapaxes(0, 1))
-            for array in pair
-        )
-        count += len(positions)
-        changed = changed + (y.swapaxes(1, 2) @ y).astype(np.float64)
-        cross = cross + (x.swapaxes(1, 2) @ y).astype(np.float64)
+    for x, y in _column_batches(pairs, window, columns_per_sample, generator):
+        count += x.shape[1]
+        changed = changed + y.swapaxes(1, 2) @ y
+        cross = cross + x.swapaxes(1, 2) @ y
         mean = mean + x.sum(axis=1, dtype=np.float64)
         mean_changed = mean_changed + y.sum(axis=1, dtype=np.float64)
     if not count:
@@ -183,3 +176,31 @@ def paired_moments(
     changed = changed - mean_changed[..., :, None] * mean_changed[..., None, :]
     cross = cross - mean[..., :, None] * mean_changed[..., None, :]
     return PairedMoments(changed, cross, mean, mean_changed, count)
+
+
+def _column_batches(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    window: Window | None,
+    columns_per_sample: int,
+    generator: np.random.Generator,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The chosen columns of both models, several samples together, float32 (groups, columns, reduction)."""
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    for pair in pairs:
+        shape = pair[0].shape
+        total = output_positions(shape, window) if window else pair[0].size // shape[-1]
+        positions = np.arange(total)
+        if total > columns_per_sample:
+            positions = np.sort(generator.choice(total, columns_per_sample, replace=False))
+        first, second = (columns_of(array, window, positions).astype(np.float32, copy=False) for array in pair)
+        waiting.append((first, second))
+        if sum(len(one) for one, _ in waiting) >= _BATCH_COLUMNS:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    first, second = (np.ascontiguousarray(np.concatenate(arrays).swapaxes(0, 1)) for arrays in zip(*parts, strict=True))
+    return first, second

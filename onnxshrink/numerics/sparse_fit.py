@@ -141,9 +141,9 @@ class SparseFit:
 
     def __init__(self, rows: np.ndarray, moment: np.ndarray) -> None:
         self._rows, self._moment = rows, moment
-        self._scale = np.sqrt(np.einsum("gii->gi", moment))[:, None, :]
-        self._wanted = rows * self._scale
-        unit = moment / (self._scale * self._scale.swapaxes(1, 2))
+        scale = np.sqrt(np.einsum("gii->gi", moment))[:, None, :]
+        self._wanted = (rows * scale).astype(np.float32)
+        unit = (moment / (scale * scale.swapaxes(1, 2))).astype(np.float32)
         self._values, self._vectors = np.linalg.eigh(unit)
         self._product = self._wanted @ unit
 
@@ -154,14 +154,14 @@ class SparseFit:
     def prune(self, rule: MaskRule, iterations: int = _ITERATIONS) -> np.ndarray:
         """V with the zeros that ``rule`` asks for, float64, shaped as the rows."""
         mask = rule(np.square(self._wanted))
-        kept, dual, penalty = np.where(mask, self._wanted, 0), np.zeros_like(self._wanted), _PENALTY
+        kept, dual, penalty = np.where(mask, self._wanted, np.float32(0)), np.zeros_like(self._wanted), _PENALTY
         turned = self._vectors.swapaxes(1, 2)
         for step in range(1, iterations + 1):
             free = (self._product + penalty * (kept - dual)) @ self._vectors
             free = (free / (self._values[:, None, :] + penalty)) @ turned
             dual += free
             mask = rule(np.square(dual))
-            kept = np.where(mask, dual, 0)
+            kept = np.where(mask, dual, np.float32(0))
             dual -= kept
             if step % _GROWS_EVERY == 0:
                 penalty *= _PENALTY_GROWTH
