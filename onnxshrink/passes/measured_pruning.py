@@ -16,7 +16,7 @@ from onnxshrink.numerics.mask_rules import n_of_m, over_layer, over_rows
 from onnxshrink.numerics.sparse_fit import MaskRule, SparseFit, damped, refit, removal_costs, remove_least
 from onnxshrink.numerics.sparsity import zero_count
 from onnxshrink.passes.base import Context
-from onnxshrink.passes.layer_refit import Candidates, RefitLayer, add_missing_biases, refit_layers, refittable
+from onnxshrink.passes.layer_refit import Candidates, RefitLayer, refit_layers, refittable
 from onnxshrink.passes.pruning_problems import LooseWeight, Problem, error_curves, loose_weights
 
 MeasuredCriterion = Literal["magnitude", "random", "activation", "obs", "output-error"]
@@ -84,10 +84,9 @@ def prune_by_measurement(
 
     Args:
         original: the model whose outputs are to be kept, with the same names.
+        pruning: with an update, layers without a bias keep their mean errors; see ``layer_refit``.
         curves: those of :func:`measured_curves`, which are measured when they are needed and not given.
     """
-    if pruning.update:
-        add_missing_biases(model, weights)
     layers, loose = _problems(model, original, weights, context)
     if pruning.scope == "global" and pruning.pattern is None and curves is None:
         curves = error_curves(model, layers, loose, context)
@@ -154,7 +153,8 @@ def _solved(
     elif pruning.criterion == "obs" and pruning.scope != "row" and pruning.pattern is None:
         fitted = remove_least(target, raised, zeros, _OBS_ROUNDS)
     else:
-        fitted = refit(target, raised, rule(_importances(pruning.criterion, target, raised, seed)))
+        importances = _importances(pruning.criterion, target, moment, seed)
+        fitted = refit(target, raised, rule(importances))
     plain = np.where(fitted != 0, current, 0)
     return Candidates(fitted if pruning.update else plain, plain)
 
@@ -165,5 +165,5 @@ def _importances(criterion: MeasuredCriterion, rows: np.ndarray, moment: np.ndar
     if criterion == "random":
         return np.asarray(np.random.default_rng(seed).random(rows.shape))
     if criterion == "obs":
-        return removal_costs(rows, moment, np.ones(rows.shape, bool))
+        return removal_costs(rows, damped(moment), np.ones(rows.shape, bool))
     return np.asarray(np.abs(rows) * np.sqrt(np.einsum("gii->gi", moment))[:, None, :])

@@ -38,7 +38,7 @@ that other operators read too; for N:M, axes shorter than M (depthwise Conv). We
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, cast
 
@@ -48,6 +48,7 @@ import onnx_ir as ir
 from onnxshrink.errors import RecipeError
 from onnxshrink.graph.constants import constant_array
 from onnxshrink.graph.stored_weights import StoredWeight, replace_tensor, stored_weights
+from onnxshrink.numerics.allocation import ErrorCurve
 from onnxshrink.numerics.sparsity import (
     Cut,
     apply_cut,
@@ -61,6 +62,7 @@ from onnxshrink.numerics.sparsity import (
     zero_rows,
 )
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
+from onnxshrink.passes.layer_refit import add_missing_biases
 from onnxshrink.passes.measured_pruning import (
     MeasuredCriterion,
     Pattern,
@@ -84,6 +86,8 @@ _UPDATED = ("obs", "output-error")
 """Criteria that fit the weights that stay by default."""
 _WHOLE = ("lamp", "threshold", "row-l1", "row-l2")
 """Criteria that never look at data."""
+
+Curves = Mapping[str, ErrorCurve]
 
 _SEARCHES = 6
 """Sparsities that a search for the largest one tries."""
@@ -195,7 +199,7 @@ class PruneWeights(Pass):
             except ValueError as error:
                 yield str(error)
             if self.criterion in (*_WHOLE, "random") or self.scope not in ("auto", "layer"):
-                yield "pattern goes with criterion=magnitude, activation, obs or output-error and scope=layer only"
+                yield "pattern goes with magnitude, activation, obs and output-error, and scope=layer only"
             if self.max_error or self.steps > 1:
                 yield "pattern does not go with max-error or steps"
 
@@ -234,24 +238,32 @@ class PruneWeights(Pass):
 
     def _prune_observed(self, model: ir.Model, context: Context) -> frozenset[str]:
         """Prune the weights whose inputs can be observed; their names."""
+        weights, _ = self._prunable(model)
+        if self.update == "on":
+            add_missing_biases(model, weights)
         original = model.clone()
-        sparsity = self._largest_sparsity(model, context) if self.max_error else self.sparsity
+        curves = measured_curves(model, weights, context) if self.scope == "global" else None
+        sparsity = self._largest_sparsity(original, curves, context) if self.max_error else self.sparsity
+        return self._prune_in_steps(model, original, sparsity, curves, context)
+
+    def _prune_in_steps(
+        self, model: ir.Model, original: ir.Model, sparsity: float, curves: Curves | None, context: Context
+    ) -> frozenset[str]:
+        """Prune, the first time by these ``curves``; the names of the weights whose inputs can be observed."""
         observed: frozenset[str] = frozenset()
         for step in range(1, self.steps + 1):
             share = 1 - (1 - sparsity) ** (step / self.steps) if step < self.steps else sparsity
             weights, _ = self._prunable(model)
-            observed = prune_by_measurement(model, original, weights, self._pruning(share), context)
+            observed = prune_by_measurement(model, original, weights, self._pruning(share), context, curves)
+            curves = None
         return observed
 
-    def _largest_sparsity(self, model: ir.Model, context: Context) -> float:
+    def _largest_sparsity(self, model: ir.Model, curves: Curves | None, context: Context) -> float:
         """The largest sparsity found at which the outputs' error is within ``max_error``; 0 when none is."""
-        weights, _ = self._prunable(model)
-        curves = measured_curves(model, weights, context) if self.scope == "global" else None
         low, high = 0.0, _HIGHEST
         for _ in range(_SEARCHES):
             middle, trial = (low + high) / 2, model.clone()
-            subjects, _ = self._prunable(trial)
-            prune_by_measurement(trial, model, subjects, self._pruning(middle), context, curves)
+            self._prune_in_steps(trial, model, middle, curves, context)
             error = context.output_error(model, trial)
             if error is not None and error <= self.max_error:
                 low = middle
