@@ -17,9 +17,9 @@ coordinates with Hᵢᵢ = 1, where a squared weight is what it adds to the outp
 
     X ← (W H + ρ (Z − U)) (H + ρ I)⁻¹      Z ← X + U where it is kept, else 0      U ← U + X − Z
 
-with ρ growing, then (1) on the places of Z. One decomposition of H serves all steps and all rows. On layers of
-convolutional nets and of a sentence encoder at 70 % zeros its squared error on held-out inputs is that of exact OBC,
-which does not scale, and half of SparseGPT's.
+with ρ growing, then (1) on the places of Z. One decomposition of H serves all steps and all rows. On layers of a
+residual net and of a sentence encoder at 70 % zeros its squared error on held-out inputs is 0.41 and 0.64 of
+SparseGPT's, and that of exact OBC where that can be run.
 """
 
 from __future__ import annotations

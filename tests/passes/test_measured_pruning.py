@@ -14,6 +14,8 @@ from onnxshrink.graph.constants import constant_array
 from onnxshrink.graph.stored_weights import stored_weights
 from onnxshrink.passes.prune_weights import PruneWeights
 from onnxshrink.passes.repair_layers import RepairLayers
+from onnxshrink.passes.runner import PassRunner
+from onnxshrink.recipe import Recipe
 from tests.static_models import calibrated, normal, text_model
 from tests.support import CONTEXT, apply, outputs, reasons
 
@@ -208,6 +210,16 @@ def test_repair_fits_what_a_pruning_left() -> None:
     assert _error(model) < 0.7 * before
     for name, array in _arrays(model).items():
         assert not array[~kept[name]].any()
+
+
+def test_a_recipe_repairs_against_the_model_before_its_first_lossy_pass() -> None:
+    errors = []
+    pruning = "prune-weights{sparsity=0.6,criterion=magnitude}"
+    for text in (pruning, f"drop-unused,{pruning},repair-layers"):
+        model, records = PassRunner(CONTEXT_24, None).run(_deep(), Recipe.parse(text))
+        assert records[-1].status == "applied"
+        errors.append(_error(model))
+    assert errors[1] < 0.7 * errors[0]
 
 
 def test_repair_moves_biases_alone_where_weights_were_rounded() -> None:
