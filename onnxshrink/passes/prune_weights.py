@@ -45,7 +45,7 @@ from typing import ClassVar, Literal, cast
 import numpy as np
 import onnx_ir as ir
 
-from onnxshrink.errors import RecipeError
+from onnxshrink.errors import DataError, ModelError, RecipeError, first_line
 from onnxshrink.graph.constants import constant_array
 from onnxshrink.graph.stored_weights import StoredWeight, replace_tensor, stored_weights
 from onnxshrink.numerics.allocation import ErrorCurve
@@ -157,10 +157,15 @@ class PruneWeights(Pass):
         nonzero = (
             {weight.name: int(np.count_nonzero(weight.array())) for weight in weights} if wanted.looks_at_data else {}
         )
-        observed = wanted._prune_observed(model, context) if nonzero and context.calibrated else frozenset()
+        observed, reason = frozenset[str](), _NO_DATA
+        sparsity = self.sparsity if not self.max_error else 0.0  # of weights that are not measured
+        if nonzero and context.calibrated:
+            observed, reason, sparsity = wanted._prune_observed(model, context)
+            weights, _ = self._prunable(model)
+        wanted = replace(wanted, sparsity=sparsity)
         rest = [weight for weight in weights if weight.name not in observed]
         if nonzero:
-            skips += [Skip(weight.name, _UNOBSERVED if context.calibrated else _NO_DATA) for weight in rest]
+            skips += [Skip(weight.name, reason) for weight in rest]
         pruned = dict(zip((weight.name for weight in rest), wanted._plan(rest, context.seed), strict=True))
         changes = [
             change
@@ -236,15 +241,20 @@ class PruneWeights(Pass):
             scope = "global" if resolved.looks_at_data and context.calibrated and not self.pattern else "layer"
         return replace(resolved, scope=scope)
 
-    def _prune_observed(self, model: ir.Model, context: Context) -> frozenset[str]:
-        """Prune the weights whose inputs can be observed; their names."""
+    def _prune_observed(self, model: ir.Model, context: Context) -> tuple[frozenset[str], str, float]:
+        """Prune the weights whose inputs can be observed; their names, why it is not the others', and the sparsity."""
         weights, _ = self._prunable(model)
         if self.update == "on":
             add_missing_biases(model, weights)
         original = model.clone()
-        curves = measured_curves(model, weights, context) if self.scope == "global" else None
-        sparsity = self._largest_sparsity(original, curves, context) if self.max_error else self.sparsity
-        return self._prune_in_steps(model, original, sparsity, curves, context)
+        try:
+            curves = measured_curves(model, weights, context) if self.scope == "global" else None
+            sparsity = self._largest_sparsity(original, curves, context) if self.max_error else self.sparsity
+            return self._prune_in_steps(model, original, sparsity, curves, context), _UNOBSERVED, sparsity
+        except (ModelError, DataError) as error:  # a part of the model does not run by itself
+            model.graph = original.graph
+            reason = f"{_UNOBSERVED} ({first_line(error)})"
+            return frozenset(), reason, 0.0 if self.max_error else self.sparsity
 
     def _prune_in_steps(
         self, model: ir.Model, original: ir.Model, sparsity: float, curves: Curves | None, context: Context

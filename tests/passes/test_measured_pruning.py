@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,10 @@ import onnx_ir as ir
 import pytest
 
 from onnxshrink.calibration.dataset import Feed
-from onnxshrink.errors import RecipeError
+from onnxshrink.errors import ModelError, RecipeError
 from onnxshrink.graph.constants import constant_array
 from onnxshrink.graph.stored_weights import stored_weights
+from onnxshrink.passes.base import LayerStep
 from onnxshrink.passes.prune_weights import PruneWeights
 from onnxshrink.passes.repair_layers import RepairLayers
 from onnxshrink.passes.runner import PassRunner
@@ -185,8 +187,22 @@ def test_what_cannot_be_observed_falls_back_to_magnitude() -> None:
     assert len(result.changes) == 2
     unseen = [skip for skip in result.skips if "cannot be observed" in skip.reason]
     assert [skip.node for skip in unseen] == ["u"]
+    bounded = apply(PruneWeights(max_error=0.1), text_model(text, w=normal(8, 8, seed=1)))
+    assert not bounded.changes
     no_data = apply(PruneWeights(criterion="obs"), text_model(text, w=normal(8, 8, seed=1)))
     assert "there is no calibration data" in reasons(no_data)[0]
+
+
+def test_a_model_whose_parts_do_not_run_is_pruned_by_magnitude() -> None:
+    def fail(*_: object) -> Iterator[LayerStep]:
+        raise ModelError("no such kernel")
+        yield
+
+    model, plain = _deep(), _deep()
+    result = apply(PruneWeights(sparsity=0.6), model, replace(CONTEXT_24, walk=fail))
+    apply(PruneWeights(sparsity=0.6, criterion="magnitude", scope="global"), plain)
+    assert all("no such kernel" in reason for reason in reasons(result)[:3])
+    assert sum(_zeros(model).values()) == sum(_zeros(plain).values())
 
 
 def test_lamp_leaves_every_layer_its_largest_weight_and_evens_out_scales() -> None:
