@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.calibration.channel_means import measure_channel_means
@@ -18,13 +19,20 @@ from onnxshrink.calibration.statistics import collect_statistics
 from onnxshrink.calibration.statistics_cache import cached_statistics
 from onnxshrink.calibration.walk import walk_layers
 from onnxshrink.graph.load import model_digest
+from onnxshrink.graph.walked_layer import WalkedLayer
+from onnxshrink.measure.compute import known_macs
 from onnxshrink.measure.session import SessionSettings, evaluate_constants, open_session
 from onnxshrink.numerics.activation_statistics import ActivationStatistics
 from onnxshrink.numerics.agreement import AgreementMeter
-from onnxshrink.passes.base import Context
+from onnxshrink.passes.base import Context, LayerStep
 
 _WALKED_SAMPLES = 64
 """A walk keeps what crosses from layer to layer for every sample: more of them repair little better."""
+
+_WALK_COMPUTE = 60_000_000_000
+"""Multiply-accumulates of one model in a walk that asks for more samples: about ten seconds."""
+
+_SENSITIVITY_BYTES, _SENSITIVITY_COMPUTE = 512 * 2**20, 60_000_000_000
 
 _ERROR_SAMPLES = 48
 
@@ -63,6 +71,29 @@ class CalibrationRuns:
         if self.cache is None:
             return collect()
         return cached_statistics(self.cache, model_digest(model), self.digest, axes, collect)
+
+    def walk(
+        self, reference: ir.Model, changed: ir.Model, layers: Sequence[WalkedLayer], samples: int | None = None, /
+    ) -> Iterator[LayerStep]:
+        """Walk on the first ``samples``, 64 by default; on more than 64 only while they cost little."""
+        count = _WALKED_SAMPLES
+        if samples is not None and samples > count and self.feeds:
+            affordable = _WALK_COMPUTE // max(1, known_macs(reference, self.feeds[0]))
+            count = min(samples, max(count, affordable))
+        return walk_layers(reference, changed, layers, self.feeds[:count])
+
+    def sensitivities(
+        self, model: ir.Model, trials: Mapping[ir.Value, Callable[[], np.ndarray]]
+    ) -> Mapping[ir.Value, float]:
+        """Relative error of the outputs when one weight alone is changed, by weight."""
+        return measure_output_errors(
+            model,
+            trials,
+            self.feeds[:_ERROR_SAMPLES],
+            self.settings,
+            largest_bytes=_SENSITIVITY_BYTES,
+            largest_compute=_SENSITIVITY_COMPUTE,
+        )
 
     def output_error(self, reference: ir.Model, model: ir.Model) -> float | None:
         """Root mean square of the outputs' relative L2 errors; None when no output has one."""
@@ -108,10 +139,12 @@ def calibrated_context(
 def _with_activations(context: Context, runs: CalibrationRuns) -> Context:
     return replace(
         context,
+        calibrated=True,
         statistics=runs.statistics,
         second_moments=lambda model, axes: measure_second_moments(
             model, axes, runs.feeds[:_WALKED_SAMPLES], runs.settings
         ),
-        walk=lambda reference, changed, layers: walk_layers(reference, changed, layers, runs.feeds[:_WALKED_SAMPLES]),
+        sensitivities=runs.sensitivities,
+        walk=runs.walk,
         output_error=runs.output_error,
     )

@@ -24,12 +24,16 @@ def measure_output_errors(
     trials: Mapping[ir.Value, Callable[[], np.ndarray]],
     feeds: Sequence[Feed],
     settings: SessionSettings | None = None,
+    *,
+    largest_bytes: int | None = None,
+    largest_compute: int | None = None,
 ) -> dict[ir.Value, float]:
     """Relative L2 error of the outputs on ``feeds`` when a weight takes the values that its trial returns.
 
     Of several outputs, the root mean square. One session serves all trials: the weights become inputs with a default.
     Left out are constants that are no initializers of the main graph, and errors that are not finite. Empty when it
-    would take long: for more than 32 MiB of weights, or when one feed per trial is more than 20 G multiply-accumulates.
+    would take long: for more than ``largest_bytes`` of weights, 32 MiB, or when one feed per trial is more than
+    ``largest_compute`` multiply-accumulates, 20 G.
 
     Raises:
         ModelError: the model does not load.
@@ -40,9 +44,9 @@ def measure_output_errors(
         for value, trial in trials.items()
         if value.name and value.graph is model.graph and value.is_initializer()
     }
-    if not observable or not feeds or weight_bytes(model) > _LARGEST_MODEL_BYTES:
+    if not observable or not feeds or weight_bytes(model) > (largest_bytes or _LARGEST_MODEL_BYTES):
         return {}
-    feeds = feeds[: _LARGEST_COMPUTE // max(1, known_macs(model, feeds[0]) * len(observable))]
+    feeds = feeds[: (largest_compute or _LARGEST_COMPUTE) // max(1, known_macs(model, feeds[0]) * len(observable))]
     if not feeds:
         return {}
     probe = model.clone()

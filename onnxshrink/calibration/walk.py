@@ -137,6 +137,10 @@ class Step:
         self._index, self._reference, self._changed = index, reference, changed
         self._advanced = self._has_output = False
 
+    @property
+    def samples(self) -> int:
+        return self._changed.samples
+
     def inputs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         self._advance()
         first, second = (track.layer(self._index).inputs[0] for track in (self._reference, self._changed))

@@ -7,11 +7,13 @@ over (im2col, Chellapilla et al. 2006). How its output changes with its weights 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+
+_BATCH_COLUMNS = 2048
 
 
 @dataclass(frozen=True)
@@ -120,3 +122,85 @@ def input_moments(
     by_group = np.ascontiguousarray(columns.transpose(1, 0, 2))
     moments: np.ndarray = np.matmul(by_group.transpose(0, 2, 1), by_group) / np.float32(len(columns))
     return moments
+
+
+@dataclass(frozen=True)
+class PairedMoments:
+    """Moments of a layer's inputs x in a model and x̂ in its changed copy, over the same columns.
+
+    Attributes:
+        changed: E[x̂ x̂ᵀ], (groups, reduction, reduction).
+        cross: E[x x̂ᵀ], same shape; both about the means where a bias makes up for them.
+        mean: E[x], (groups, reduction); ``mean_changed``: E[x̂]. Zero where the moments are not about them.
+        columns: how many columns they are taken over.
+    """
+
+    changed: np.ndarray
+    cross: np.ndarray
+    mean: np.ndarray
+    mean_changed: np.ndarray
+    columns: int
+
+
+def paired_moments(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    window: Window | None,
+    columns_per_sample: int,
+    *,
+    centred: bool,
+    seed: int = 0,
+) -> PairedMoments | None:
+    """Moments over a random choice of columns, summed sample by sample; None when there are no columns.
+
+    Args:
+        pairs: the layer's input in both models, sample by sample.
+        window: how a Conv slides; None for the rows of a Gemm or MatMul.
+        columns_per_sample: columns looked at in each sample, at most.
+        centred: take the moments about the means.
+        seed: seeds the choice.
+    """
+    generator = np.random.default_rng(seed)
+    count, changed, cross, mean, mean_changed = 0, *(np.zeros(()) for _ in range(4))
+    for x, y in _column_batches(pairs, window, columns_per_sample, generator):
+        count += x.shape[1]
+        changed = changed + y.swapaxes(1, 2) @ y
+        cross = cross + x.swapaxes(1, 2) @ y
+        mean = mean + x.sum(axis=1, dtype=np.float64)
+        mean_changed = mean_changed + y.sum(axis=1, dtype=np.float64)
+    if not count:
+        return None
+    changed, cross, mean, mean_changed = (total / count for total in (changed, cross, mean, mean_changed))
+    if not centred:
+        nothing = np.zeros_like(mean)
+        return PairedMoments(changed, cross, nothing, nothing, count)
+    changed = changed - mean_changed[..., :, None] * mean_changed[..., None, :]
+    cross = cross - mean[..., :, None] * mean_changed[..., None, :]
+    return PairedMoments(changed, cross, mean, mean_changed, count)
+
+
+def _column_batches(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    window: Window | None,
+    columns_per_sample: int,
+    generator: np.random.Generator,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The chosen columns of both models, several samples together, float32 (groups, columns, reduction)."""
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    for pair in pairs:
+        shape = pair[0].shape
+        total = output_positions(shape, window) if window else pair[0].size // shape[-1]
+        positions = np.arange(total)
+        if total > columns_per_sample:
+            positions = np.sort(generator.choice(total, columns_per_sample, replace=False))
+        first, second = (columns_of(array, window, positions).astype(np.float32, copy=False) for array in pair)
+        waiting.append((first, second))
+        if sum(len(one) for one, _ in waiting) >= _BATCH_COLUMNS:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    first, second = (np.ascontiguousarray(np.concatenate(arrays).swapaxes(0, 1)) for arrays in zip(*parts, strict=True))
+    return first, second

@@ -1,9 +1,10 @@
-"""Which weights to set to zero: by magnitude, by the norm of their row, or N of every M.
+"""Which weights to set to zero: by magnitude or another importance, by the norm of their row, or N of every M.
 
 Counts are exact and ties are broken by position, so the same weights give the same zeros everywhere: of n weights at
 sparsity s, floor(n·s + 1/2) become zero, those of smallest magnitude (as float32), and of equal ones the first.
 
-Sources: Han et al. 2015, https://arxiv.org/abs/1506.02626 (magnitude); Mishra et al. 2021,
+Sources: Han et al. 2015, https://arxiv.org/abs/1506.02626 (magnitude); Lee et al. 2021,
+https://arxiv.org/abs/2010.07611 (LAMP); Mishra et al. 2021,
 https://arxiv.org/abs/2104.08378 (N:M).
 """
 
@@ -51,18 +52,48 @@ def count_ties(array: np.ndarray, cut: Cut) -> int:
     return sum(int(np.count_nonzero(_magnitude(piece) == np.float32(cut.threshold))) for piece in _pieces(array))
 
 
-def apply_cut(array: np.ndarray, cut: Cut) -> np.ndarray:
-    """A copy of ``array`` with the cut made; any shape, dtype kept."""
-    pruned = array.copy()
+def apply_cut(array: np.ndarray, cut: Cut, importances: np.ndarray | None = None) -> np.ndarray:
+    """A copy of ``array`` with the cut made in ``importances`` of its shape, by default its magnitudes; dtype kept."""
+    pruned = np.array(array, order="C")
     left = cut.ties
-    for piece in _pieces(pruned):
-        magnitude = _magnitude(piece)
+    scores = pruned if importances is None else np.ascontiguousarray(importances)
+    for piece, score in zip(_pieces(pruned), _pieces(scores), strict=True):
+        magnitude = _magnitude(score)
         zero = magnitude < np.float32(cut.threshold)
         if left:
             ties = np.flatnonzero(magnitude == np.float32(cut.threshold))[:left]
             zero[ties] = True
             left -= ties.size
         piece[zero] = 0
+    return pruned
+
+
+def lamp_scores(array: np.ndarray) -> np.ndarray:
+    """w² / Σ v², v of the array with |v| ≥ |w| (of equal ones, those that follow): 1 for the largest; float64."""
+    squares = np.square(array.reshape(-1), dtype=np.float64)
+    order = np.argsort(squares, kind="stable")
+    rest = np.cumsum(squares[order][::-1])[::-1]
+    scores = np.zeros(squares.size)
+    scores[order] = np.divide(squares[order], rest, out=np.zeros(squares.size), where=rest > 0)
+    return scores.reshape(array.shape)
+
+
+def zero_least_of_rows(
+    array: np.ndarray, importances: np.ndarray, axes: tuple[int, ...], sparsity: float
+) -> np.ndarray:
+    """A copy of ``array`` with the same number of zeros in each row, where its importances are least.
+
+    A row holds what has the same indices along ``axes``.
+    """
+    pruned = np.array(array, order="C")
+    front = tuple(range(len(axes)))
+    scores = np.moveaxis(importances, axes, front)
+    shape = scores.shape
+    scores = np.abs(scores.reshape(*shape[: len(axes)], -1))
+    order = np.argsort(scores, axis=-1, kind="stable")
+    zero = np.zeros(scores.shape, bool)
+    np.put_along_axis(zero, order[..., : zero_count(scores.shape[-1], sparsity)], True, axis=-1)
+    pruned[np.moveaxis(zero.reshape(shape), front, axes)] = 0
     return pruned
 
 

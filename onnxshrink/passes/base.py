@@ -118,6 +118,10 @@ class LayerStep(Protocol):
 
     layer: WalkedLayer
 
+    @property
+    def samples(self) -> int:
+        """How many samples the walk takes along."""
+
     def inputs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The layer's first input in the reference and in the changed model, sample by sample."""
 
@@ -134,15 +138,22 @@ class LayerStep(Protocol):
         """Say that the caller added ``shift`` (channels,) to the layer's output, by its bias."""
 
 
-Walk = Callable[["ir.Model", "ir.Model", "Sequence[WalkedLayer]"], "Iterator[LayerStep]"]
-"""Walks through two models side by side: (reference, changed model, layers of the main graph in the order of both).
+class Walk(Protocol):
+    """Walks through two models side by side: (reference, changed model, layers of the main graph in the order of both).
 
-Between two steps the caller may change
-initializers that later layers, or this one, read; the walk goes on with their new values. Yields nothing without data.
-"""
+    Between two steps the caller may change
+    initializers that later layers, or this one, read; the walk goes on with their new values. Yields nothing without
+    data. ``samples``: how many are taken along, if there are as many and they do not cost too much; None: 64.
+    """
+
+    def __call__(
+        self, reference: ir.Model, changed: ir.Model, layers: Sequence[WalkedLayer], samples: int | None = None, /
+    ) -> Iterator[LayerStep]: ...
 
 
-def _no_walk(reference: ir.Model, changed: ir.Model, layers: Sequence[WalkedLayer]) -> Iterator[LayerStep]:
+def _no_walk(
+    reference: ir.Model, changed: ir.Model, layers: Sequence[WalkedLayer], samples: int | None = None, /
+) -> Iterator[LayerStep]:
     return iter(())
 
 
@@ -165,8 +176,11 @@ class Context:
         output_errors: measures what changing one weight does to the outputs; without data it knows nothing.
         statistics: collects statistics of activations on the calibration data.
         second_moments: measures second moments of activations on the calibration data.
+        sensitivities: what ``output_errors`` measures, on the calibration data and with more patience.
+        original: the model as it was before the first lossy pass of the recipe; None when that is not known.
         walk: runs a model and a changed copy of it side by side, layer by layer.
         output_error: measures how far a changed copy's outputs are from the model's.
+        calibrated: whether there is calibration data for the hooks that look at activations.
         draft: the same on fewer samples, for decisions that need no more; None when there is no difference.
     """
 
@@ -176,8 +190,11 @@ class Context:
     output_errors: OutputErrors = field(default=_no_errors)
     statistics: Statistics = field(default=_no_statistics)
     second_moments: SecondMoments = field(default=_no_moments)
+    sensitivities: OutputErrors = field(default=_no_errors)
+    original: ir.Model | None = None
     walk: Walk = field(default=_no_walk)
     output_error: OutputError = field(default=_no_output_error)
+    calibrated: bool = False
     draft: Context | None = None
 
 

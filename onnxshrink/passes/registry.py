@@ -22,6 +22,7 @@ PASSES: Mapping[str, str] = {
     "quantize-weights": "onnxshrink.passes.quantize_weights:QuantizeWeights",
     "quantize-float16": "onnxshrink.passes.quantize_float16:QuantizeFloat16",
     "prune-weights": "onnxshrink.passes.prune_weights:PruneWeights",
+    "repair-layers": "onnxshrink.passes.repair_layers:RepairLayers",
     "equalize-layers": "onnxshrink.passes.equalize_layers:EqualizeLayers",
     "smooth-activations": "onnxshrink.passes.smooth_activations:SmoothActivations",
     "quantize-static": "onnxshrink.passes.quantize_static:QuantizeStatic",

@@ -56,7 +56,10 @@ class PassRunner:
         forget_inferred_shapes(model)
         outputs = self.check.reference if self.check else ()
         records: list[PassRecord] = []
+        self.context = replace(self.context, original=None)
         for effect, group in _groups(recipe):
+            if effect is Effect.LOSSY and self.context.original is None:
+                self.context = replace(self.context, original=model)
             steps, outputs = self._run_group(model, outputs, effect, group)
             records += [step.record for step in steps]
             model = steps[-1].model

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.graph.constants import constant_tensor
-from onnxshrink.graph.edits import Names, add_constant, drop_initializer_if_unused
+from onnxshrink.graph.edits import Names
 from onnxshrink.graph.kernel_pairs import weight_pairs
 from onnxshrink.graph.walked_layer import WalkedLayer
 from onnxshrink.numerics.activation_statistics import ActivationStatistics
@@ -35,6 +35,7 @@ from onnxshrink.numerics.ranges import (
     careful_range,
 )
 from onnxshrink.passes.base import Context, LayerStep
+from onnxshrink.passes.own_constants import give_own_constant
 from onnxshrink.passes.qdq_nodes import ActivationScale
 from onnxshrink.passes.weighted_layers import WeightedLayer
 
@@ -177,7 +178,9 @@ class StaticRepair:
             least_scale=_least_scale(layer),
         )
         self.weights[layer.node] = found
-        self._replace(layer.node, 1, layer.from_rows(found.dequantized).astype(layer.weight.dtype))
+        give_own_constant(
+            self.model, self.names, layer.node, 1, layer.from_rows(found.dequantized).astype(layer.weight.dtype)
+        )
 
     def _correct_bias(self, step: LayerStep, layer: WeightedLayer) -> None:
         bias, node = layer.bias, layer.bias_node
@@ -188,20 +191,10 @@ class StaticRepair:
             return
         value = node.inputs[layer.bias_index]
         assert value is not None and value.shape is not None
-        self._replace(node, layer.bias_index, (bias + shift).astype(bias.dtype).reshape(value.shape.numpy()))
+        corrected = (bias + shift).astype(bias.dtype).reshape(value.shape.numpy())
+        give_own_constant(self.model, self.names, node, layer.bias_index, corrected)
         if node is layer.node:
             step.shift_output(shift)
-
-    def _replace(self, node: ir.Node, index: int, array: np.ndarray) -> None:
-        """Let a node read a constant of its own."""
-        old = node.inputs[index]
-        assert old is not None and old.name is not None
-        node.replace_input_with(index, None)
-        drop_initializer_if_unused(old)
-        if old.name not in self.model.graph.initializers and old.producer() is None:
-            self.names.release(old.name)
-        new = add_constant(self.model, self.model.graph, self.names.fresh(old.name), array)
-        node.replace_input_with(index, new)
 
 
 def _least_scale(layer: WeightedLayer) -> np.ndarray | None:

@@ -169,7 +169,10 @@ def test_weights_in_a_file_of_their_own_are_pruned_when_they_are_written(tmp_pat
         ({"threshold": 0.1}, "threshold must be above 0 with criterion=threshold, and only there"),
         ({"criterion": "threshold"}, "threshold must be above 0 with criterion=threshold, and only there"),
         ({"pattern": "4:2"}, "pattern must be N:M with 0 < N < M, such as 2:4, got '4:2'"),
-        ({"pattern": "2:4", "scope": "global"}, "pattern goes with criterion=magnitude and scope=layer only"),
+        (
+            {"pattern": "2:4", "scope": "global"},
+            "pattern goes with magnitude, activation, obs and output-error, and scope=layer only",
+        ),
         ({"min_elements": 0}, "min-elements must be 1 or more, got 0"),
     ],
 )
