@@ -108,6 +108,9 @@ def calibrated_context(
 def _with_activations(context: Context, runs: CalibrationRuns) -> Context:
     return replace(
         context,
+        weight_errors=lambda model, trials: measure_output_errors(
+            model, trials, runs.feeds[:_DRAFT_SAMPLES], runs.settings, patient=True
+        ),
         statistics=runs.statistics,
         second_moments=lambda model, axes: measure_second_moments(
             model, axes, runs.feeds[:_WALKED_SAMPLES], runs.settings

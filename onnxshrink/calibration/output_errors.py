@@ -17,6 +17,7 @@ _LARGEST_MODEL_BYTES = 32 * 2**20
 _LARGEST_COMPUTE = 20_000_000_000
 """Multiply-accumulates of all runs together: two to three seconds at the 7 to 10 G a second that convolutional nets
 reach on one thread with ONNX Runtime's optimisations off."""
+_PATIENT = (2**30, 200_000_000_000)
 
 
 def measure_output_errors(
@@ -24,12 +25,15 @@ def measure_output_errors(
     trials: Mapping[ir.Value, Callable[[], np.ndarray]],
     feeds: Sequence[Feed],
     settings: SessionSettings | None = None,
+    *,
+    patient: bool = False,
 ) -> dict[ir.Value, float]:
     """Relative L2 error of the outputs on ``feeds`` when a weight takes the values that its trial returns.
 
     Of several outputs, the root mean square. One session serves all trials: the weights become inputs with a default.
     Left out are constants that are no initializers of the main graph, and errors that are not finite. Empty when it
-    would take long: for more than 32 MiB of weights, or when one feed per trial is more than 20 G multiply-accumulates.
+    would take long: for more than 32 MiB of weights, or when one feed per trial is more than 20 G multiply-accumulates;
+    with ``patient``, 1 GiB and 200 G.
 
     Raises:
         ModelError: the model does not load.
@@ -40,9 +44,10 @@ def measure_output_errors(
         for value, trial in trials.items()
         if value.name and value.graph is model.graph and value.is_initializer()
     }
-    if not observable or not feeds or weight_bytes(model) > _LARGEST_MODEL_BYTES:
+    largest_bytes, largest_compute = _PATIENT if patient else (_LARGEST_MODEL_BYTES, _LARGEST_COMPUTE)
+    if not observable or not feeds or weight_bytes(model) > largest_bytes:
         return {}
-    feeds = feeds[: _LARGEST_COMPUTE // max(1, known_macs(model, feeds[0]) * len(observable))]
+    feeds = feeds[: largest_compute // max(1, known_macs(model, feeds[0]) * len(observable))]
     if not feeds:
         return {}
     probe = model.clone()

@@ -71,10 +71,7 @@ def codebook_of(
     importance = np.ones_like(flat) if weights is None else weights.reshape(-1).astype(np.float64)
     order = np.argsort(flat, kind="stable")
     points, mass = _merged(flat[order], importance[order])
-    if with_zero:
-        distinct = np.union1d(points, [0.0])
-    else:
-        distinct = points
+    distinct = np.union1d(points, [0.0]) if with_zero else points
     if len(distinct) <= entries:
         return distinct.astype(np.float32)
     if not mass.any():

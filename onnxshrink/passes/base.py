@@ -163,6 +163,7 @@ class Context:
         evaluate: evaluates constant subgraphs with the runtime's own kernels, which keeps folding bit-exact.
         channel_means: measures mean activations per channel; without data it knows none.
         output_errors: measures what changing one weight does to the outputs; without data it knows nothing.
+        weight_errors: the same on calibration data, and more patient: for passes that stand or fall with it.
         statistics: collects statistics of activations on the calibration data.
         second_moments: measures second moments of activations on the calibration data.
         walk: runs a model and a changed copy of it side by side, layer by layer.
@@ -174,6 +175,7 @@ class Context:
     evaluate: Evaluate = field(default=_no_evaluation)
     channel_means: ChannelMeans = field(default=_no_means)
     output_errors: OutputErrors = field(default=_no_errors)
+    weight_errors: OutputErrors = field(default=_no_errors)
     statistics: Statistics = field(default=_no_statistics)
     second_moments: SecondMoments = field(default=_no_moments)
     walk: Walk = field(default=_no_walk)

@@ -1,0 +1,75 @@
+"""What repairs of layers on a changed model's own activations share: moments, biases, constants of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxshrink.graph.edits import Names, add_constant, drop_initializer_if_unused
+from onnxshrink.graph.walk import is_op
+from onnxshrink.numerics.layer_inputs import input_moments
+from onnxshrink.passes.base import LayerStep
+from onnxshrink.passes.weighted_layers import WeightedLayer, weighted_layer
+
+_FEWEST_COLUMNS, _MOST_COLUMNS = 2048, 6144
+"""Columns that second moments are taken over: three times the reduction, within these bounds."""
+
+_SAMPLES = 64
+
+
+def input_moments_at(
+    step: LayerStep, layer: WeightedLayer, seed: int, *, centred: bool | None = None
+) -> np.ndarray | None:
+    """Second moments of what the layer reads in the changed model, (groups, reduction, reduction).
+
+    ``centred``: about the means; None: where a bias makes up for them.
+    """
+    reduction = layer.rows(layer.weight).shape[2]
+    columns = -(-min(max(_FEWEST_COLUMNS, 3 * reduction), _MOST_COLUMNS) // _SAMPLES)
+    activations = (changed for _, changed in step.inputs())
+    about_means = layer.bias is not None if centred is None else centred
+    return input_moments(activations, layer.window, columns, centred=about_means, seed=seed)
+
+
+def correct_bias(model: ir.Model, names: Names, step: LayerStep, layer: WeightedLayer) -> None:
+    """Add the mean of what the layer's output lacks to its bias, per channel (Nagel et al. 2019)."""
+    bias, node = layer.bias, layer.bias_node
+    if bias is None or node is None:
+        return
+    shift = step.output_shift()
+    if not np.isfinite(shift).all():
+        return
+    value = node.inputs[layer.bias_index]
+    assert value is not None and value.shape is not None
+    corrected = (bias + shift).astype(bias.dtype).reshape(value.shape.numpy())
+    replace_operand(model, names, node, layer.bias_index, corrected)
+    if node is layer.node:
+        step.shift_output(shift)
+
+
+def replace_operand(model: ir.Model, names: Names, node: ir.Node, index: int, array: np.ndarray) -> None:
+    """Let a node of the main graph read a constant of its own."""
+    old = node.inputs[index]
+    assert old is not None and old.name is not None
+    node.replace_input_with(index, None)
+    drop_initializer_if_unused(old)
+    if old.name not in model.graph.initializers and old.producer() is None:
+        names.release(old.name)
+    new = add_constant(model, model.graph, names.fresh(old.name), array)
+    node.replace_input_with(index, new)
+
+
+def add_biases(model: ir.Model, layers: Sequence[ir.Node]) -> None:
+    """Give every Conv and Gemm a bias, which the correction of their outputs' means needs."""
+    names = Names(model)
+    for node in layers:
+        if not is_op(node, "Conv", "Gemm") or (len(node.inputs) > 2 and node.inputs[2] is not None):
+            continue
+        layer = weighted_layer(node)
+        assert layer is not None
+        bias = np.zeros(layer.weight.shape[layer.axis], layer.weight.dtype)
+        value = add_constant(model, model.graph, names.fresh(f"{layer.weight_value.name}_bias"), bias)
+        node.resize_inputs(3)
+        node.replace_input_with(2, value)
