@@ -7,7 +7,7 @@ over (im2col, Chellapilla et al. 2006). How its output changes with its weights 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,14 +104,10 @@ def input_moments(
     Returns:
         float32 (groups, reduction, reduction), or None when there are no columns.
     """
-    generator = np.random.default_rng(seed)
-    chosen: list[np.ndarray] = []
-    for activation in activations:
-        total = output_positions(activation.shape, window) if window else activation.size // activation.shape[-1]
-        positions = np.arange(total)
-        if total > columns_per_sample:
-            positions = np.sort(generator.choice(total, columns_per_sample, replace=False))
-        chosen.append(columns_of(activation, window, positions).astype(np.float32, copy=False))
+    chosen = [
+        columns_of(activation, window, positions).astype(np.float32, copy=False)
+        for activation, positions in _chosen_positions(activations, window, columns_per_sample, seed)
+    ]
     columns = np.concatenate(chosen) if chosen else np.empty((0, 1, 1), np.float32)
     if not len(columns):
         return None
@@ -120,3 +116,78 @@ def input_moments(
     by_group = np.ascontiguousarray(columns.transpose(1, 0, 2))
     moments: np.ndarray = np.matmul(by_group.transpose(0, 2, 1), by_group) / np.float32(len(columns))
     return moments
+
+
+@dataclass(frozen=True)
+class PairedMoments:
+    """Second moments of a layer's inputs x in one model and x̂ in a changed one, float32 (groups, reduction, reduction).
+
+    Attributes:
+        changed: E[x̂ x̂ᵀ].
+        cross: E[x x̂ᵀ].
+        columns: how many columns they are taken over.
+    """
+
+    changed: np.ndarray
+    cross: np.ndarray
+    columns: int
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.changed).all() and np.isfinite(self.cross).all())
+
+    @property
+    def scarcity(self) -> float:
+        """How many times more doubt to have than with plenty of columns: 1 from four columns per unknown on."""
+        return float(max(1.0, 4 * self.changed.shape[-1] / self.columns) ** 2)
+
+
+def paired_moments(
+    activations: Iterable[tuple[np.ndarray, np.ndarray]],
+    window: Window | None,
+    columns_per_sample: int,
+    *,
+    centred: bool,
+    seed: int = 0,
+) -> PairedMoments | None:
+    """Moments of a layer's inputs x in one model and x̂ in a changed one; see :func:`input_moments`.
+
+    Args:
+        activations: the input in both models, sample by sample.
+    """
+    first: list[np.ndarray] = []
+    second: list[np.ndarray] = []
+    generator = np.random.default_rng(seed)
+    for reference, changed in activations:
+        positions = _positions(changed.shape, window, columns_per_sample, generator)
+        first.append(columns_of(reference, window, positions).astype(np.float32, copy=False))
+        second.append(columns_of(changed, window, positions).astype(np.float32, copy=False))
+    if not sum(map(len, second)):
+        return None
+    expected, actual = (np.concatenate(columns) for columns in (first, second))
+    if centred:
+        expected -= expected.mean(axis=0)
+        actual -= actual.mean(axis=0)
+    expected, actual = (np.ascontiguousarray(columns.transpose(1, 0, 2)) for columns in (expected, actual))
+    count = np.float32(actual.shape[1])
+    return PairedMoments(
+        np.matmul(actual.transpose(0, 2, 1), actual) / count,
+        np.matmul(expected.transpose(0, 2, 1), actual) / count,
+        actual.shape[1],
+    )
+
+
+def _chosen_positions(
+    activations: Iterable[np.ndarray], window: Window | None, columns_per_sample: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each activation, and at which positions its columns are taken."""
+    generator = np.random.default_rng(seed)
+    for activation in activations:
+        yield activation, _positions(activation.shape, window, columns_per_sample, generator)
+
+
+def _positions(shape: tuple[int, ...], window: Window | None, most: int, generator: np.random.Generator) -> np.ndarray:
+    total = output_positions(shape, window) if window else math.prod(shape[:-1])
+    if total <= most:
+        return np.arange(total)
+    return np.sort(generator.choice(total, most, replace=False))

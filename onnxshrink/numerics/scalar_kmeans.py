@@ -50,7 +50,8 @@ class _Sums:
         """Mean of each interval; NaN where it has no weight."""
         weight = self.weight[stop] - self.weight[start]
         first = self.first[stop] - self.first[start]
-        return np.divide(first, weight, out=np.full_like(first, np.nan), where=weight > 0)
+        found: np.ndarray = np.divide(first, weight, out=np.full_like(first, np.nan), where=weight > 0)
+        return found
 
 
 def codebook_of(
@@ -158,7 +159,8 @@ def _traced_with_zero(choices: list[tuple[np.ndarray, np.ndarray, np.ndarray]], 
 def _centres(sums: _Sums, intervals: list[tuple[int, int]]) -> np.ndarray:
     start, stop = np.array(intervals, dtype=np.int64).reshape(-1, 2).T
     means = sums.mean(start, stop)
-    return means[np.isfinite(means)]
+    found: np.ndarray = means[np.isfinite(means)]
+    return found
 
 
 def _through_zero(before: np.ndarray, sums: _Sums) -> tuple[np.ndarray, np.ndarray]:

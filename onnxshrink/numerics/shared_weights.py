@@ -102,6 +102,7 @@ def share_rows(
     *,
     compensated: bool = True,
     refit: bool = True,
+    damping: float = 0.01,
 ) -> SharedRows:
     """Put the weights of one layer on few values.
 
@@ -112,6 +113,7 @@ def share_rows(
             same.
         compensated: let weights make up for each other's errors, else each goes to the nearest value.
         refit: fit the values to the assignment.
+        damping: how far to doubt ``moments``, as a part of the mean of their diagonal.
 
     Raises:
         ValueError: the weights or the moments hold NaN or infinity.
@@ -127,7 +129,7 @@ def share_rows(
         if refit and not isinstance(levels, Codebooks):
             levels, nearest = levels.refitted(rows, nearest, None if importance is None else _diagonal(importance))
         return SharedRows(nearest, levels.count)
-    found, levels = assign_compensated(rows, levels, moments, pinned, refit=refit)
+    found, levels = assign_compensated(rows, levels, moments, pinned, refit=refit, damping=damping)
     return SharedRows(_better(rows, found, _nearest(rows, levels, pinned), moments), levels.count)
 
 
@@ -193,7 +195,8 @@ def _positive(scale: np.ndarray) -> np.ndarray:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    found: np.ndarray = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return found
 
 
 def _searched_scale(rows: np.ndarray, pattern: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -201,7 +204,8 @@ def _searched_scale(rows: np.ndarray, pattern: np.ndarray, weight: np.ndarray) -
     target = columns_first(rows)
     counts = weight.T[..., None]
     largest = np.abs(target).max(axis=0)
-    best, least = largest / pattern[-1], np.full(largest.shape, np.inf)
+    best: np.ndarray = largest / pattern[-1]
+    least = np.full(largest.shape, np.inf)
     for share in _SHRINKING:
         scale = _positive(np.float32(share) * largest / pattern[-1])
         error = (np.square(ScaledPattern(pattern, scale).nearest(target) - target) * counts).sum(axis=0)

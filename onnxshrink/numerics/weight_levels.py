@@ -77,9 +77,12 @@ class ScaledPattern(Levels):
         steps = target / self.scale
         largest = self.pattern[-1]
         if len(self.pattern) == 2 * largest + 1:  # all integers
-            return np.clip(np.rint(steps, out=steps), -largest, largest, out=steps) + np.float32(0)
+            np.clip(np.rint(steps, out=steps), -largest, largest, out=steps)
+            whole: np.ndarray = steps + np.float32(0)
+            return whole
         index: np.ndarray = np.searchsorted((self.pattern[1:] + self.pattern[:-1]) / 2, steps)
-        return self.pattern[index]
+        members: np.ndarray = self.pattern[index]
+        return members
 
     def refitted(self, rows: np.ndarray, values: np.ndarray, moments: np.ndarray | None) -> tuple[Levels, np.ndarray]:
         if not self.free_scale:
@@ -115,12 +118,14 @@ class Codebooks(Levels):
     def nearest(self, target: np.ndarray) -> np.ndarray:
         middles = (self.entries[:, 1:] + self.entries[:, :-1]) / 2
         if len(self.entries) == 1:
-            return self.entries[0][np.searchsorted(middles[0], target)]
+            found: np.ndarray = self.entries[0][np.searchsorted(middles[0], target)]
+            return found
         if target[..., 0, 0].size <= self.entries.shape[1]:
             index = sum(
                 ((target > middles[self.owner, k]) for k in range(middles.shape[1])), np.zeros(target.shape, int)
             )
-            return self.entries[self.owner, index]
+            found = self.entries[self.owner, index]
+            return found
         found = np.empty(target.shape, np.float32)
         for book, (entries, middle) in enumerate(zip(self.entries, middles, strict=True)):
             here = self.owner == book

@@ -69,6 +69,31 @@ def spend(offers: Mapping[Key, Sequence[Offer[Stored]]], budget_bytes: float) ->
     return chosen
 
 
+def smallest_budget(offers: Mapping[Key, Sequence[Offer[Stored]]], squared_error: float) -> float:
+    """The bytes to :func:`spend` so that squared errors add up to ``squared_error`` at most."""
+    left = sum(_smallest(choices).squared_error for choices in offers.values())
+    steps = [
+        (upgrade, before.squared_error - upgrade.offer.squared_error)
+        for choices in offers.values()
+        for before, upgrade in _climb(choices)
+    ]
+    spent = 0.0
+    for upgrade, gain in sorted(steps, key=lambda step: -step[0].gain_per_byte):
+        if left <= squared_error:
+            break
+        spent += upgrade.added_bytes
+        left -= gain
+    return spent
+
+
+def _climb(offers: Sequence[Offer[Stored]]) -> Iterator[tuple[Offer[Stored], _Upgrade[Stored]]]:
+    """Each upgrade with the offer it starts from."""
+    current = _smallest(offers)
+    for upgrade in _upgrades(offers):
+        yield current, upgrade
+        current = upgrade.offer
+
+
 def _smallest(offers: Sequence[Offer[Stored]]) -> Offer[Stored]:
     return min(offers, key=lambda offer: (offer.size_bytes, offer.squared_error))
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxshrink.graph.edits import Names, add_constant, drop_initializer_if_unused
 from onnxshrink.graph.walk import is_op
-from onnxshrink.numerics.layer_inputs import input_moments
+from onnxshrink.numerics.layer_inputs import PairedMoments, input_moments, paired_moments
 from onnxshrink.passes.base import LayerStep
 from onnxshrink.passes.weighted_layers import WeightedLayer, weighted_layer
 
@@ -19,18 +19,24 @@ _FEWEST_COLUMNS, _MOST_COLUMNS = 2048, 6144
 _SAMPLES = 64
 
 
-def input_moments_at(
-    step: LayerStep, layer: WeightedLayer, seed: int, *, centred: bool | None = None
-) -> np.ndarray | None:
+def input_moments_at(step: LayerStep, layer: WeightedLayer, seed: int) -> np.ndarray | None:
     """Second moments of what the layer reads in the changed model, (groups, reduction, reduction).
 
-    ``centred``: about the means; None: where a bias makes up for them.
+    About the means where a bias makes up for them.
     """
-    reduction = layer.rows(layer.weight).shape[2]
-    columns = -(-min(max(_FEWEST_COLUMNS, 3 * reduction), _MOST_COLUMNS) // _SAMPLES)
+    columns = _columns_per_sample(layer)
     activations = (changed for _, changed in step.inputs())
-    about_means = layer.bias is not None if centred is None else centred
-    return input_moments(activations, layer.window, columns, centred=about_means, seed=seed)
+    return input_moments(activations, layer.window, columns, centred=layer.bias is not None, seed=seed)
+
+
+def paired_moments_at(step: LayerStep, layer: WeightedLayer, seed: int, *, centred: bool) -> PairedMoments | None:
+    """Second moments of what the layer reads in the reference and in the changed model."""
+    return paired_moments(step.inputs(), layer.window, _columns_per_sample(layer), centred=centred, seed=seed)
+
+
+def _columns_per_sample(layer: WeightedLayer) -> int:
+    reduction: int = layer.rows(layer.weight).shape[2]
+    return -(-min(max(_FEWEST_COLUMNS, 3 * reduction), _MOST_COLUMNS) // _SAMPLES)
 
 
 def correct_bias(model: ir.Model, names: Names, step: LayerStep, layer: WeightedLayer) -> None:

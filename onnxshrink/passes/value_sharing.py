@@ -22,12 +22,32 @@ from onnxshrink.graph.edits import Names, drop_initializer_if_unused
 from onnxshrink.graph.stored_weights import StoredWeight, replace_tensor
 from onnxshrink.graph.walk import is_op, label
 from onnxshrink.graph.walked_layer import WalkedLayer
-from onnxshrink.numerics.shared_weights import Scheme, SharedRows, share_rows
+from onnxshrink.numerics.compensated_rounding import target_weights
+from onnxshrink.numerics.shared_weights import Scheme, SharedRows, pinned_zeros, share_rows
 from onnxshrink.passes.base import Change, Context, LayerStep, Skip
-from onnxshrink.passes.layer_repair import add_biases, correct_bias, input_moments_at
+from onnxshrink.passes.layer_repair import add_biases, correct_bias, paired_moments_at
 from onnxshrink.passes.weighted_layers import WeightedLayer, weighted_layer
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
+
+
+_DAMPING = 0.01
+"""Of second moments, as a part of the mean of their diagonal, where they are taken over plenty of columns."""
+
+_PULL = 0.1
+"""The same where weights are fitted to changed inputs: the larger, the closer they stay to what they were.
+
+On a residual net at 3 bits, relative output errors were 0.056, 0.060, 0.074 and 0.087 with 0.03, 0.1, 0.3 and 1, and
+0.29 with weights as they were.
+"""
+
+
+@dataclass(frozen=True)
+class InputMoments:
+    """Second moments of a layer's inputs, (groups, columns, columns), and how far to doubt them."""
+
+    second: np.ndarray
+    damping: float = _DAMPING
 
 
 @dataclass(frozen=True)
@@ -135,7 +155,9 @@ def as_rows(weight: StoredWeight) -> Rows:
     return Rows(moved.reshape(groups, channels, -1), restore)
 
 
-def recurrent_moments(model: ir.Model, weights: Sequence[StoredWeight], context: Context) -> dict[ir.Value, np.ndarray]:
+def recurrent_moments(
+    model: ir.Model, weights: Sequence[StoredWeight], context: Context
+) -> dict[ir.Value, InputMoments]:
     """Second moments of the inputs of recurrent operators, (directions, inputs, inputs), by their weight W.
 
     For R of one direction, those of the operator's output, which is its hidden state one step later, where it has one.
@@ -154,7 +176,7 @@ def recurrent_moments(model: ir.Model, weights: Sequence[StoredWeight], context:
             sources[weight.value] = use.node.inputs[0], 2
     found = context.second_moments(model, dict(sources.values()))
     return {
-        weight.value: np.repeat(found[sources[weight.value][0]][None], weight.shape[0], axis=0)
+        weight.value: InputMoments(np.repeat(found[sources[weight.value][0]][None], weight.shape[0], axis=0))
         for weight in weights
         if weight.value in sources and sources[weight.value][0] in found
     }
@@ -177,33 +199,53 @@ def _walked(
     for step in context.walk(reference, model, [item.stop for item in placed]):
         item = by_output[step.layer.changed]
         layer = item.layer
-        moments = _moments(step, layer, settings, context.seed)
-        rows = Rows(layer.rows(layer.weight), layer.from_rows)
-        yield item, _stored(item.weight, schemes[item.weight.value], rows, moments, settings)
+        rows, moments = _targets(step, layer, settings, context.seed)
+        source = Rows(rows, layer.from_rows)
+        yield item, _stored(item.weight, schemes[item.weight.value], source, moments, settings)
         if settings.correct_biases:
             correct_bias(model, names, step, layer)
     for node in added:
         _drop_zero_bias(node)
 
 
-def _moments(step: LayerStep, layer: WeightedLayer, settings: SharingSettings, seed: int) -> np.ndarray | None:
+def _targets(
+    step: LayerStep, layer: WeightedLayer, settings: SharingSettings, seed: int
+) -> tuple[np.ndarray, InputMoments | None]:
+    """What the weights of a layer should be in front of what it reads, as rows; and second moments of that.
+
+    Errors of earlier layers are correlated with what this one reads: weights that expect them undo a part of them.
+    """
+    rows = layer.rows(layer.weight).astype(np.float32, copy=False)
     if not (settings.compensated or settings.weighted):
-        return None
-    centred = layer.bias is not None and settings.correct_biases
-    moments = input_moments_at(step, layer, seed, centred=centred)
-    return moments if moments is not None and np.isfinite(moments).all() else None
+        return rows, None
+    found = paired_moments_at(step, layer, seed, centred=layer.bias is not None and settings.correct_biases)
+    if found is None or not found.finite:
+        return rows, None
+    moments = InputMoments(found.changed, _DAMPING * found.scarcity)
+    if not settings.compensated or not np.isfinite(rows).all():
+        return rows, moments
+    wanted = target_weights(rows, found.changed, found.cross, _PULL * found.scarcity)
+    zeros = pinned_zeros(rows)
+    return (wanted if zeros is None else np.where(zeros, np.float32(0), wanted)), moments
 
 
 def _stored(
     weight: StoredWeight,
     scheme: Scheme,
     source: Rows,
-    moments: np.ndarray | None,
+    moments: InputMoments | None,
     settings: SharingSettings,
     reason: str | None = None,
 ) -> Change | Skip:
     try:
-        found = share_rows(source.rows, scheme, moments, compensated=settings.compensated, refit=settings.refit)
+        found = share_rows(
+            source.rows,
+            scheme,
+            None if moments is None else moments.second,
+            compensated=settings.compensated,
+            refit=settings.refit,
+            damping=_DAMPING if moments is None else moments.damping,
+        )
     except ValueError as refusal:
         return Skip(weight.name, str(refusal))
     replace_tensor(weight, ir.Tensor(source.restore(found.values), dtype=weight.tensor.dtype))
@@ -237,7 +279,7 @@ def _obstacle(model: ir.Model, weight: StoredWeight) -> str | None:
         return f"inputs of {node.op_type} are not taken into account"
     if node.inputs[use.index] is not weight.value:
         return "a Transpose stands between the weight and the product"
-    if use.index != 1 or node.attributes.get_int("transA", 0):
+    if use.index != 1 or node.attributes.get_int("transA", 0) != 0:
         return "it is not a plain right operand"
     if node.op_type != "Conv" and len(weight.shape) != 2:
         return "it is not a matrix"
