@@ -28,6 +28,7 @@ from peers.feeds import write_feeds
 from onnxshrink.calibrated import CalibrationRuns, calibrated_context
 from onnxshrink.calibration.dataset import Dataset, Feed
 from onnxshrink.graph.load import load_model
+from onnxshrink.graph.save import save_model
 from onnxshrink.graph.shapes import infer_shapes
 from onnxshrink.measure.session import SessionSettings, evaluate_constants, open_session
 from onnxshrink.passes.base import Context
@@ -91,14 +92,14 @@ def _ours(subject: Subject, recipes: list[str], scratch: Path) -> Iterator[tuple
             infer_shapes(model)
             one_pass.apply(model, context)
         path = scratch / "ours.onnx"
-        ir.save(model, path)
+        save_model(model, path, force=True)
         yield text, path
 
 
 def _theirs(subject: Subject, python: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
     feeds, cleaned, path = scratch / "feeds.npz", scratch / "cleaned.onnx", scratch / "onnxsim.onnx"
     write_feeds(feeds, [dict(feed) for feed in subject.feeds])
-    ir.save(subject.model, cleaned)
+    save_model(subject.model, cleaned, force=True)
     driver = Path(__file__).parent / "peers" / "onnxsim_weights.py"
     for method in _PEER:
         command = [str(python), str(driver), str(cleaned), str(feeds), str(path), *method]

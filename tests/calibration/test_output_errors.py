@@ -57,3 +57,13 @@ def test_nothing_is_run_when_it_would_take_long(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.undo()
     monkeypatch.setattr(output_errors, "_LARGEST_MODEL_BYTES", 10)
     assert measure_output_errors(model, trials, feeds) == {}
+
+
+def test_patience_has_limits_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, weights = _model()
+    trials = {model.graph.initializers["a"]: lambda: 1.5 * weights["a"]}
+    feeds = [{"x": np.ones((1, 4), np.float32)}]
+    monkeypatch.setattr(output_errors, "_LARGEST_COMPUTE", 10)
+    assert len(measure_output_errors(model, trials, feeds, patient=True)) == 1
+    monkeypatch.setattr(output_errors, "_PATIENT", (2**30, 10))
+    assert measure_output_errors(model, trials, feeds, patient=True) == {}
