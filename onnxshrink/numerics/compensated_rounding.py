@@ -1,13 +1,12 @@
 """Rounding that changes a layer's output least, not its weights.
 
-With H = E[x xᵀ] of the inputs, rounding weights w to ŵ costs the output (ŵ − w) H (ŵ − w)ᵀ per channel. Factor
-H + λI = V Vᵀ with V upper triangular: the cost is ‖e V‖², e = q − t in steps of the scale, and its term k holds eⱼ of
-j ≤ k only. Rounding in order, each weight makes up for what the earlier ones left:
+With H = E[x xᵀ] of the inputs, rounding weights w to ŵ costs the output (ŵ − w) H (ŵ − w)ᵀ per channel. Rounding in
+order, each weight makes up for what the earlier ones left (GPTQ; see :mod:`onnxshrink.numerics.error_feedback`), with
+H + λI = V Vᵀ and e = q − t in steps of the scale:
 
     q_k = round(t_k − Σ_{j<k} eⱼ Vⱼₖ / Vₖₖ)
 
-This is the error compensation of GPTQ (Frantar et al. 2022, https://arxiv.org/abs/2210.17323) in the form of LDLQ, to
-which it is equal (Chee et al. 2023, https://arxiv.org/abs/2307.13304) and which needs no inverse. Weights are decided
+Weights are decided
 pair by pair, the inputs of most energy first; where a pair of one sign would sum to more than 128 (see
 :mod:`onnxshrink.numerics.pair_safe`), the cost along q₁ + q₂ = ±128 is a parabola, and its lowest point is taken.
 
@@ -18,14 +17,10 @@ made when it lowers the cost. A channel for which nearest rounding is better in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
+from onnxshrink.numerics.error_feedback import column_blocks, columns_first, damp, diagonal_block, upper_factor
 from onnxshrink.numerics.pair_safe import LARGEST, LIMIT, nearest_integers
-
-_BLOCK = 128
-"""Weights decided between two matrix products, as in GPTQ; even, so that no pair is cut."""
 
 _SWEEPS = 3
 _LONGEST_SWEPT = 512
@@ -119,17 +114,10 @@ def target_weights(
     """
     difference = (rows @ (moment_cross - moment_changed)).astype(np.float64)
     damped = moment_changed.astype(np.float64)
-    _damp(damped, damping)
+    damp(damped, damping)
     solved = np.linalg.solve(damped.swapaxes(-1, -2), difference.swapaxes(-1, -2)).swapaxes(-1, -2)
     found: np.ndarray = (rows + solved).astype(rows.dtype)
     return found
-
-
-def _damp(moment: np.ndarray, damping: float) -> None:
-    """Add λ to the diagonal in place; 1 where there is no input."""
-    diagonal = np.einsum("...ii->...i", moment)
-    mean = diagonal.mean(axis=-1, keepdims=True)
-    diagonal += np.where(mean > 0, damping * mean, 1.0)
 
 
 def _nearest(steps: np.ndarray, moments: np.ndarray, paired: bool) -> np.ndarray:
@@ -147,9 +135,9 @@ def _least_cost(steps: np.ndarray, moments: np.ndarray, paired: bool, damping: f
     limit = np.float32(LIMIT if paired else 2 * LARGEST)
     order = _pair_order(moments)
     ordered = moments[:, order[:, None], order].astype(np.float64, copy=False)
-    _damp(ordered, damping)
+    damp(ordered, damping)
     steps = steps[:, :, order]
-    errors = _compensated(steps, _upper_factor(ordered), limit)
+    errors = _compensated(steps, upper_factor(ordered), limit)
     if columns <= _LONGEST_SWEPT:
         ordered = ordered.astype(np.float32)
         for _ in range(_SWEEPS):
@@ -167,41 +155,6 @@ def _pair_order(moments: np.ndarray) -> np.ndarray:
     return (2 * pairs[:, None] + np.arange(2)).reshape(-1)
 
 
-def _upper_factor(moments: np.ndarray) -> np.ndarray:
-    """V, upper triangular, with V Vᵀ = H, float64.
-
-    Rounding can leave H with eigenvalues below zero: its diagonal is raised until it has none. What has them even then
-    says nothing about the inputs, and counts as the identity: nearest rounding.
-    """
-    reverse = (slice(None), slice(None, None, -1), slice(None, None, -1))
-    mean = np.abs(np.einsum("gii->gi", moments)).mean(axis=1)[:, None, None]
-    factor: np.ndarray
-    for more in (0.0, 0.01, 0.1, 1.0):
-        try:
-            raised = moments + more * mean * np.eye(moments.shape[1]) if more else moments
-            factor = np.linalg.cholesky(raised[reverse])[reverse]
-        except np.linalg.LinAlgError:
-            continue
-        return factor
-    factor = np.broadcast_to(np.eye(moments.shape[1]), moments.shape)
-    return factor
-
-
-def _blocks(width: int) -> Iterator[slice]:
-    for start in range(0, width, _BLOCK):
-        yield slice(start, min(start + _BLOCK, width))
-
-
-def _columns_first(array: np.ndarray) -> np.ndarray:
-    """(groups, channels, columns) as (columns, groups, channels), contiguous."""
-    return np.ascontiguousarray(np.moveaxis(array, -1, 0))
-
-
-def _square(matrices: np.ndarray, block: slice) -> np.ndarray:
-    """A block on the diagonal as (columns, columns, groups, 1), contiguous."""
-    return np.ascontiguousarray(matrices[:, block, block].transpose(1, 2, 0))[..., None]
-
-
 def _compensated(steps: np.ndarray, factor: np.ndarray, limit: np.float32) -> np.ndarray:
     """Errors e = q − t after rounding ``steps`` (groups, channels, columns) in order."""
     diagonal = np.einsum("gii->gi", factor)
@@ -209,10 +162,10 @@ def _compensated(steps: np.ndarray, factor: np.ndarray, limit: np.float32) -> np
     feedback = np.ascontiguousarray(factor, np.float32)
     feedback /= diagonal[:, None].astype(np.float32)
     errors = np.zeros_like(steps)
-    for block in _blocks(steps.shape[2]):
-        target = _columns_first(steps[:, :, block])
-        left = _columns_first(errors[:, :, : block.start] @ feedback[:, : block.start, block])
-        share = _square(feedback, block)
+    for block in column_blocks(steps.shape[2]):
+        target = columns_first(steps[:, :, block])
+        left = columns_first(errors[:, :, : block.start] @ feedback[:, : block.start, block])
+        share = diagonal_block(feedback, block)
         made = np.empty_like(target)
         for k in range(0, len(target), 2):
             pair = slice(k, k + 2)
@@ -259,11 +212,11 @@ def _clipped(steps: np.ndarray) -> np.ndarray:
 def _sweep(errors: np.ndarray, steps: np.ndarray, moments: np.ndarray, limit: np.float32) -> bool:
     """One pass of coordinate descent over all pairs, changing ``errors`` in place; whether anything moved."""
     moved = False
-    for block in _blocks(steps.shape[2]):
-        part = _columns_first(errors[:, :, block])
-        target = _columns_first(steps[:, :, block])
-        gradient = _columns_first(errors @ moments[:, :, block])
-        inside = _square(moments, block)
+    for block in column_blocks(steps.shape[2]):
+        part = columns_first(errors[:, :, block])
+        target = columns_first(steps[:, :, block])
+        gradient = columns_first(errors @ moments[:, :, block])
+        inside = diagonal_block(moments, block)
         for k in range(0, len(part), 2):
             pair = slice(k, k + 2)
             change = _best_move(np.rint(part[pair] + target[pair]), gradient[pair], inside[pair, pair], limit)

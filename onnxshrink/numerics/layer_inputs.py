@@ -107,13 +107,12 @@ def input_moments(
         float32 (groups, reduction, reduction), or None when there are no columns.
     """
     generator = np.random.default_rng(seed)
-    chosen: list[np.ndarray] = []
-    for activation in activations:
-        total = output_positions(activation.shape, window) if window else activation.size // activation.shape[-1]
-        positions = np.arange(total)
-        if total > columns_per_sample:
-            positions = np.sort(generator.choice(total, columns_per_sample, replace=False))
-        chosen.append(columns_of(activation, window, positions).astype(np.float32, copy=False))
+    chosen = [
+        columns_of(one, window, _positions(one.shape, window, columns_per_sample, generator)).astype(
+            np.float32, copy=False
+        )
+        for one in activations
+    ]
     columns = np.concatenate(chosen) if chosen else np.empty((0, 1, 1), np.float32)
     if not len(columns):
         return None
@@ -140,6 +139,15 @@ class PairedMoments:
     mean: np.ndarray
     mean_changed: np.ndarray
     columns: int
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.changed).all() and np.isfinite(self.cross).all())
+
+    @property
+    def scarcity(self) -> float:
+        """How many times more doubt to have than with plenty of columns: 1 from four columns per unknown on."""
+        return float(max(1.0, 4 * self.changed.shape[-1] / self.columns) ** 2)
 
 
 def paired_moments(
@@ -187,11 +195,7 @@ def _column_batches(
     """The chosen columns of both models, several samples together, float32 (groups, columns, reduction)."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     for pair in pairs:
-        shape = pair[0].shape
-        total = output_positions(shape, window) if window else pair[0].size // shape[-1]
-        positions = np.arange(total)
-        if total > columns_per_sample:
-            positions = np.sort(generator.choice(total, columns_per_sample, replace=False))
+        positions = _positions(pair[0].shape, window, columns_per_sample, generator)
         first, second = (columns_of(array, window, positions).astype(np.float32, copy=False) for array in pair)
         waiting.append((first, second))
         if sum(len(one) for one, _ in waiting) >= _BATCH_COLUMNS:
@@ -204,3 +208,11 @@ def _column_batches(
 def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     first, second = (np.ascontiguousarray(np.concatenate(arrays).swapaxes(0, 1)) for arrays in zip(*parts, strict=True))
     return first, second
+
+
+def _positions(shape: tuple[int, ...], window: Window | None, most: int, generator: np.random.Generator) -> np.ndarray:
+    """At which positions of an activation columns are taken: all of them, or ``most`` at random."""
+    total = output_positions(shape, window) if window else math.prod(shape[:-1])
+    if total <= most:
+        return np.arange(total)
+    return np.sort(generator.choice(total, most, replace=False))

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+Stored = TypeVar("Stored")
 
 
 @dataclass(frozen=True)
@@ -38,22 +39,22 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class Offer:
+class Offer(Generic[Stored]):
     """One encoding of one weight: what it takes in the file, and the squared error of the outputs it leaves."""
 
-    encoding: Encoding
+    encoding: Stored
     size_bytes: int
     squared_error: float
 
 
 @dataclass(frozen=True)
-class _Upgrade:
-    offer: Offer
+class _Upgrade(Generic[Stored]):
+    offer: Offer[Stored]
     added_bytes: int
     gain_per_byte: float
 
 
-def spend(offers: Mapping[Key, Sequence[Offer]], budget_bytes: float) -> dict[Key, Encoding]:
+def spend(offers: Mapping[Key, Sequence[Offer[Stored]]], budget_bytes: float) -> dict[Key, Stored]:
     """The encoding of each weight: its smallest, or what ``budget_bytes`` beyond the smallest buy."""
     chosen = {key: _smallest(choices).encoding for key, choices in offers.items()}
     upgrades = [(key, upgrade) for key, choices in offers.items() for upgrade in _upgrades(choices)]
@@ -68,11 +69,36 @@ def spend(offers: Mapping[Key, Sequence[Offer]], budget_bytes: float) -> dict[Ke
     return chosen
 
 
-def _smallest(offers: Sequence[Offer]) -> Offer:
+def smallest_budget(offers: Mapping[Key, Sequence[Offer[Stored]]], squared_error: float) -> float:
+    """The bytes to :func:`spend` so that squared errors add up to ``squared_error`` at most."""
+    left = sum(_smallest(choices).squared_error for choices in offers.values())
+    steps = [
+        (upgrade, before.squared_error - upgrade.offer.squared_error)
+        for choices in offers.values()
+        for before, upgrade in _climb(choices)
+    ]
+    spent = 0.0
+    for upgrade, gain in sorted(steps, key=lambda step: -step[0].gain_per_byte):
+        if left <= squared_error:
+            break
+        spent += upgrade.added_bytes
+        left -= gain
+    return spent
+
+
+def _climb(offers: Sequence[Offer[Stored]]) -> Iterator[tuple[Offer[Stored], _Upgrade[Stored]]]:
+    """Each upgrade with the offer it starts from."""
+    current = _smallest(offers)
+    for upgrade in _upgrades(offers):
+        yield current, upgrade
+        current = upgrade.offer
+
+
+def _smallest(offers: Sequence[Offer[Stored]]) -> Offer[Stored]:
     return min(offers, key=lambda offer: (offer.size_bytes, offer.squared_error))
 
 
-def _upgrades(offers: Sequence[Offer]) -> Iterator[_Upgrade]:
+def _upgrades(offers: Sequence[Offer[Stored]]) -> Iterator[_Upgrade[Stored]]:
     """Steps up the lower convex hull, from the smallest offer on, of falling gain per byte."""
     current = _smallest(offers)
     while True:

@@ -27,7 +27,7 @@ from onnxshrink.graph.walked_layer import WalkedLayer
 from onnxshrink.numerics.compensated_rounding import target_weights
 from onnxshrink.numerics.layer_inputs import PairedMoments, paired_moments
 from onnxshrink.passes.base import Context, LayerStep
-from onnxshrink.passes.own_constants import give_own_constant
+from onnxshrink.passes.layer_repair import correct_bias
 from onnxshrink.passes.weighted_layers import WeightedLayer, weighted_layer
 
 WALKED_SAMPLES = 512
@@ -169,7 +169,7 @@ def refit_layers(
     names = Names(model)
     reached = set()
     for layer, step, training, held_out in walk_moments(reference, model, layers, context):
-        if training is None or not _finite(training) or (held_out is not None and not _finite(held_out)):
+        if training is None or not training.finite or (held_out is not None and not held_out.finite):
             continue
         reached.add(layer.weight.name)
         if not repair:
@@ -217,10 +217,6 @@ def _moments(step: LayerStep, layer: RefitLayer, seed: int, *, held_out: bool | 
     return paired_moments(pairs, layer.layer.window, columns, centred=layer.has_bias, seed=seed)
 
 
-def _finite(moments: PairedMoments) -> bool:
-    return bool(np.isfinite(moments.changed).all() and np.isfinite(moments.cross).all())
-
-
 def _correct_bias(
     model: ir.Model,
     names: Names,
@@ -235,16 +231,7 @@ def _correct_bias(
         missing = _mean_shift(layer, held_out)
         if np.square(missing - expected).sum() >= np.square(missing).sum():
             return
-    shift = step.output_shift()
-    bias, node = layer.layer.bias, layer.layer.bias_node
-    if bias is None or node is None or not np.isfinite(shift).all():
-        return
-    value = node.inputs[layer.layer.bias_index]
-    assert value is not None and value.shape is not None
-    corrected = (bias + shift).astype(bias.dtype).reshape(value.shape.numpy())
-    give_own_constant(model, names, node, layer.layer.bias_index, corrected)
-    if node is layer.layer.node:
-        step.shift_output(shift)
+    correct_bias(model, names, step, layer.layer)
 
 
 def _mean_shift(layer: RefitLayer, moments: PairedMoments) -> np.ndarray:

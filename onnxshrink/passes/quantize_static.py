@@ -22,14 +22,14 @@ https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html; Nagel et al. 2021, htt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxshrink.graph.edits import Names, add_constant
+from onnxshrink.graph.edits import Names
 from onnxshrink.graph.shapes import infer_shapes
 from onnxshrink.graph.walk import is_op, label
 from onnxshrink.graph.walked_layer import WalkedLayer
@@ -39,6 +39,7 @@ from onnxshrink.numerics.ranges import RangeEstimator, activation_parameters, ca
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
 from onnxshrink.passes.equalize_layers import EqualizeLayers
 from onnxshrink.passes.integer_kernels import data_inputs
+from onnxshrink.passes.layer_repair import add_biases
 from onnxshrink.passes.opset_floor import at_least_opset
 from onnxshrink.passes.placement import Placement, output_value, place
 from onnxshrink.passes.qdq_nodes import QdqWriter, drop_absorbed
@@ -244,20 +245,6 @@ def prepare(model: ir.Model, context: Context) -> None:
         pass_class(name)().apply(model, context)
         infer_shapes(model)
     at_least_opset(model, _PER_CHANNEL_OPSET, context)
-
-
-def add_biases(model: ir.Model, layers: Sequence[ir.Node]) -> None:
-    """Give every Conv and Gemm a bias, which the correction of their outputs' means needs."""
-    names = Names(model)
-    for node in layers:
-        if not is_op(node, "Conv", "Gemm") or (len(node.inputs) > 2 and node.inputs[2] is not None):
-            continue
-        layer = weighted_layer(node)
-        assert layer is not None
-        bias = np.zeros(layer.weight.shape[layer.axis], layer.weight.dtype)
-        value = add_constant(model, model.graph, names.fresh(f"{layer.weight_value.name}_bias"), bias)
-        node.resize_inputs(3)
-        node.replace_input_with(2, value)
 
 
 def store_layer(layer: WeightedLayer, weight: IntegerWeight, writer: QdqWriter) -> None:

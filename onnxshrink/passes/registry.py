@@ -28,6 +28,8 @@ PASSES: Mapping[str, str] = {
     "quantize-static": "onnxshrink.passes.quantize_static:QuantizeStatic",
     "quantize-dynamic": "onnxshrink.passes.quantize_dynamic:QuantizeDynamic",
     "quantize-blocks": "onnxshrink.passes.quantize_blocks:QuantizeBlocks",
+    "share-weights": "onnxshrink.passes.share_weights:ShareWeights",
+    "choose-bits": "onnxshrink.passes.choose_bits:ChooseBits",
     "pack-weights": "onnxshrink.passes.pack_weights:PackWeights",
 }
 

@@ -25,7 +25,6 @@ from onnxshrink.graph.edits import Names
 from onnxshrink.graph.kernel_pairs import weight_pairs
 from onnxshrink.graph.walked_layer import WalkedLayer
 from onnxshrink.numerics.activation_statistics import ActivationStatistics
-from onnxshrink.numerics.layer_inputs import input_moments
 from onnxshrink.numerics.layer_weights import IntegerWeight, quantize_rows
 from onnxshrink.numerics.ranges import (
     ActivationType,
@@ -35,14 +34,10 @@ from onnxshrink.numerics.ranges import (
     careful_range,
 )
 from onnxshrink.passes.base import Context, LayerStep
+from onnxshrink.passes.layer_repair import correct_bias, input_moments_at
 from onnxshrink.passes.own_constants import give_own_constant
 from onnxshrink.passes.qdq_nodes import ActivationScale
 from onnxshrink.passes.weighted_layers import WeightedLayer
-
-_FEWEST_COLUMNS, _MOST_COLUMNS = 2048, 6144
-"""Columns that second moments are taken over: three times the reduction, within these bounds."""
-
-_SAMPLES = 64
 
 _CLEARLY = 0.9
 """A range is preferred to that of least squared error when the layer's squared error falls below this share."""
@@ -110,7 +105,7 @@ class StaticRepair:
                         self._choose_range(step, root)
             self._quantize(layer, self._moments(step, layer, context.seed))
             if self.settings.correct_biases:
-                self._correct_bias(step, layer)
+                correct_bias(self.model, self.names, step, layer)
         for _, layer in layers:
             if layer.node not in self.weights:
                 self._quantize(layer, None)
@@ -161,10 +156,7 @@ class StaticRepair:
     def _moments(self, step: LayerStep, layer: WeightedLayer, seed: int) -> np.ndarray | None:
         if not self.settings.compensate or layer.is_shared:
             return None
-        reduction = layer.rows(layer.weight).shape[2]
-        columns = -(-min(max(_FEWEST_COLUMNS, 3 * reduction), _MOST_COLUMNS) // _SAMPLES)
-        activations = (changed for _, changed in step.inputs())
-        return input_moments(activations, layer.window, columns, centred=layer.bias is not None, seed=seed)
+        return input_moments_at(step, layer, seed)
 
     def _quantize(self, layer: WeightedLayer, moments: np.ndarray | None) -> None:
         pairs = weight_pairs(layer.node, 1, layer.weight.shape)
@@ -181,20 +173,6 @@ class StaticRepair:
         give_own_constant(
             self.model, self.names, layer.node, 1, layer.from_rows(found.dequantized).astype(layer.weight.dtype)
         )
-
-    def _correct_bias(self, step: LayerStep, layer: WeightedLayer) -> None:
-        bias, node = layer.bias, layer.bias_node
-        if bias is None or node is None:
-            return
-        shift = step.output_shift()
-        if not np.isfinite(shift).all():
-            return
-        value = node.inputs[layer.bias_index]
-        assert value is not None and value.shape is not None
-        corrected = (bias + shift).astype(bias.dtype).reshape(value.shape.numpy())
-        give_own_constant(self.model, self.names, node, layer.bias_index, corrected)
-        if node is layer.node:
-            step.shift_output(shift)
 
 
 def _least_scale(layer: WeightedLayer) -> np.ndarray | None:

@@ -22,7 +22,7 @@ from onnxshrink.storage.float16 import float16_overhead_bytes
 _SPARSE_FROM = 0.1
 
 
-def weight_offers(weight: StoredWeight, axes: tuple[int, ...], *, symmetric: bool) -> list[Offer]:
+def weight_offers(weight: StoredWeight, axes: tuple[int, ...], *, symmetric: bool) -> list[Offer[Encoding]]:
     """int8 with one scale per index of ``axes`` first, then what may be better; errors are relative to the weight.
 
     ``symmetric`` False: every int8 encoding has zero points.
@@ -31,7 +31,7 @@ def weight_offers(weight: StoredWeight, axes: tuple[int, ...], *, symmetric: boo
     energy = squared_norm(array) or 1.0
     # In a pruned weight zeros are stored as the integer 0, which compresses; a zero point would make it any integer.
     sparse = np.count_nonzero(array) < (1 - _SPARSE_FROM) * array.size
-    offers: list[Offer] = []
+    offers: list[Offer[Encoding]] = []
     for group in (0, *_group_sizes(weight, axes)):
         noise = rounding_noise(array, axes, weight.input_axis, group)
         for zero_points, squared in ((False, noise.symmetric), (True, noise.asymmetric)):
@@ -58,8 +58,8 @@ def scale_count(weight: StoredWeight, axes: tuple[int, ...], encoding: Encoding)
 
 
 def priced(
-    offers: Mapping[ir.Value, Sequence[Offer]], measured: Mapping[ir.Value, float]
-) -> dict[ir.Value, list[Offer]]:
+    offers: Mapping[ir.Value, Sequence[Offer[Encoding]]], measured: Mapping[ir.Value, float]
+) -> dict[ir.Value, list[Offer[Encoding]]]:
     """The offers with squared errors of the outputs; ``measured``: relative output error of a weight's first offer."""
     noise = {value: choices[0].squared_error for value, choices in offers.items()}
     known = [value for value in offers if value in measured and 0 < noise[value] < np.inf]

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxshrink.numerics.layer_inputs import Window, columns_of, input_moments, output_positions, patches
+from onnxshrink.numerics.layer_inputs import (
+    Window,
+    columns_of,
+    input_moments,
+    output_positions,
+    paired_moments,
+    patches,
+)
 from tests.static_models import text_model
 from tests.support import outputs
 
@@ -124,3 +131,21 @@ def test_centred_moments_leave_the_activations_as_they_are() -> None:
 @pytest.mark.parametrize("activations", [[], [np.empty((0, 4), np.float32)]])
 def test_without_columns_there_are_no_moments(activations: list[np.ndarray]) -> None:
     assert input_moments(activations, None, 10, centred=True) is None
+
+
+def test_paired_moments_are_those_of_the_same_columns() -> None:
+    generator = np.random.default_rng(5)
+    pairs = [(generator.normal(size=(7, 3)), generator.normal(size=(7, 3))) for _ in range(4)]
+    found = paired_moments(pairs, None, 100, centred=False)
+    assert found is not None
+    first, second = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
+    assert found.changed[0] == pytest.approx(second.T @ second / 28, rel=1e-4, abs=1e-6)
+    assert found.cross[0] == pytest.approx(first.T @ second / 28, rel=1e-4, abs=1e-6)
+    assert (found.columns, found.scarcity, found.finite) == (28, 1.0, True)
+    few = paired_moments(pairs, None, 1, centred=False)
+    assert few is not None
+    assert few.scarcity == (4 * 3 / 4) ** 2
+
+
+def test_no_columns_no_paired_moments() -> None:
+    assert paired_moments([], None, 8, centred=True) is None
