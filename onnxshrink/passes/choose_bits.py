@@ -139,9 +139,7 @@ class ChooseBits(Pass):
         """Squared error of the outputs over the weight's own squared error, by weight."""
         placed, _ = reachable(model, weights)
         by_output = {item.stop.changed: item for item in placed}
-        trials = {
-            weight.value: as_rows(weight).restore(share_rows(as_rows(weight).rows, _PROBE).values) for weight in weights
-        }
+        trials: dict[ir.Value, np.ndarray] = {}
         if self.assign == "compensated":
             for step in context.walk(model.clone(), model, [item.stop for item in placed]):
                 layer = by_output[step.layer.changed].layer
@@ -151,6 +149,10 @@ class ChooseBits(Pass):
                         layer.rows(layer.weight), _PROBE, moments.changed, damping=0.01 * moments.scarcity
                     )
                     trials[by_output[step.layer.changed].weight.value] = layer.from_rows(shared.values)
+        for weight in weights:
+            if weight.value not in trials:
+                source = as_rows(weight)
+                trials[weight.value] = source.restore(share_rows(source.rows, _PROBE).values)
         errors = context.sensitivities(model, {value: partial(_same, trial) for value, trial in trials.items()})
         total = sum(weight.tensor.size for weight in weights)
         known = [errors[weight.value] ** 2 / weight.tensor.size for weight in weights if weight.value in errors]
