@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxshrink.report.comparison import Comparison
+from onnxshrink.report.compared import Comparison
 from onnxshrink.report.json_format import read_document, to_json
 from tests.cli.conftest import SAMPLES, Run
 from tests.report.example import example_report
