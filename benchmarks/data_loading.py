@@ -1,12 +1,12 @@
-"""Throughput of reading images, and of `evaluate`, against hand-written onnxruntime loops; memory over the number of images.
+"""Throughput of reading images, and of `evaluate`, against loops written by hand; memory over the number of images.
 
     python benchmarks/data_loading.py MODEL.onnx [--images 400] [--rounds 5] [--memory-images 100 1000 10000]
 
 MODEL takes images (for example [N, 3, 224, 224] float32). JPEG files of 500 × 375 pixels are made in a temporary
 folder. The loop by hand opens each image with Pillow, scales, cuts, divides, normalises and stacks with numpy, runs a
 batch, and does nothing else; beside `evaluate` it also counts right answers. The four run in turns; ratios are those of
-the medians. `evaluate` loads the model, digests the files and makes its bootstrap in that time, the loop does not. Memory is
-the peak of a process of its own (Linux).
+the medians. `evaluate` loads the model, digests the files and makes its bootstrap in that time, the loop does not.
+Memory is the peak of a process of its own (Linux).
 """
 
 from __future__ import annotations
