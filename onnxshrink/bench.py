@@ -12,12 +12,13 @@ import numpy as np
 from onnxshrink.bench_inputs import Inputs, prepare_inputs
 from onnxshrink.errors import ModelError
 from onnxshrink.graph.load import model_files
-from onnxshrink.measure.latency import Timings, latency_ratio, significant, time_models
+from onnxshrink.measure.latency import latency_ratio, significant, time_models
 from onnxshrink.measure.machine import this_machine, versions
-from onnxshrink.measure.operator_times import Profile, profile_model
+from onnxshrink.measure.operator_times import profile_model
 from onnxshrink.measure.own_process import run_in_own_process
 from onnxshrink.measure.session import Session, SessionSettings, open_session
 from onnxshrink.measure.steadiness import busy_note, load_average, steadiness_notes
+from onnxshrink.measured import Profile, Timings
 from onnxshrink.numerics.paired_loads import MIN_LOADS, RatioInterval, holm
 from onnxshrink.numerics.percentiles import percentiles
 from onnxshrink.report.bench import Bench, BenchModel, LatencyRatio, ModelTimes, Section

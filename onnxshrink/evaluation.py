@@ -21,10 +21,10 @@ from onnxshrink.measure.session import Session, SessionSettings
 from onnxshrink.measured import Accuracy, Agreement, MetricValue
 from onnxshrink.metrics.base import Bound, Judged, Metric, ratio_of_sums
 from onnxshrink.metrics.custom import Custom
-from onnxshrink.metrics.spelling import parse_metrics
+from onnxshrink.metrics.spelling import metric_text, parse_metrics
 from onnxshrink.numerics.agreement import AgreementMeter
 from onnxshrink.report.evaluation import EvaluatedModel, Evaluation
-from onnxshrink.report.figures import figures_of_evaluation
+from onnxshrink.report.evaluation_figures import figures_of_evaluation
 from onnxshrink.report.gates import Gate, Uncertain, judge, parse_gates
 from onnxshrink.report.report import DataFacts
 from onnxshrink.source import ModelLike, Source, open_source
@@ -43,6 +43,8 @@ class _Found:
     agreement: Agreement | None
     reason: str = ""
     notes: tuple[str, ...] = ()
+    metric_texts: tuple[str, ...] = ()
+    labels_digest: str = ""
 
 
 def evaluate(
@@ -119,6 +121,8 @@ def evaluate(
             differences=found.differences,
             agreement=found.agreement,
             notes=found.notes,
+            metric_texts=found.metric_texts,
+            labels_digest=found.labels_digest,
         )
     return replace(evaluation, gates=judge(limits, figures_of_evaluation(evaluation), gate_uncertain))
 
@@ -153,7 +157,14 @@ def _judged_in_batches(
     notes = (*data.explanation, *([f"these parts of the data were not used: {ignored}"] if ignored else []))
     differences = judges.accuracies() if compared else ()
     return _Found(
-        facts, judges.values(), differences, agreement.agreement() if compared else None, judges.reason, notes
+        facts,
+        judges.values(),
+        differences,
+        agreement.agreement() if compared else None,
+        judges.reason,
+        notes,
+        tuple(map(metric_text, judges.metrics)),
+        samples.digest,
     )
 
 
@@ -193,7 +204,8 @@ def _judged_by_functions(metrics: Sequence[Metric], sessions: Sequence[Session],
     digest = Dataset(arrays).digest
     facts = DataFacts(description, digest, len(tables[-1]), synthetic=False)
     agreement = meter.agreement() if len(sessions) == 2 else None
-    return _Found(facts, tuple(values), tuple(differences), agreement)
+    spelled = tuple(map(metric_text, functions))
+    return _Found(facts, tuple(values), tuple(differences), agreement, metric_texts=spelled)
 
 
 def _no_rows(batch: Judged) -> np.ndarray:

@@ -58,6 +58,11 @@ class Labelled:
             )
         return cls(data, labels, data.samples // len(labels))
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the labels; empty without any."""
+        return "" if self.labels is None else Dataset({"label": self.labels}).digest
+
     def batches(
         self, inputs: Sequence[TensorSpec], batch_size: int, limit: int | None = None
     ) -> Iterator[LabelledBatch]:
@@ -95,6 +100,11 @@ class Judges:
             self._meters = [MetricMeter(metric, seed=self._seed) for metric in self._metrics]
         for meter in self._meters:
             meter.add(models, batch.labels, batch.samples, group, compared=self._compared)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that were asked for or chosen."""
+        return self._metrics
 
     def values(self) -> tuple[MetricValue, ...]:
         """The metrics of the last model."""

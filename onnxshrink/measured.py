@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Unit = Literal["share", "dB", "value"]
 """What a metric is measured in: a share of 1, decibels, or its own unit."""
@@ -174,6 +177,77 @@ class LatencyComparison:
 
 
 @dataclass(frozen=True)
+class Timings:
+    """What was timed of one model.
+
+    Attributes:
+        load_ms: every load, the pilot (which comes first, perhaps from a cold disk) included.
+        first_run_ms: the first run after each of them.
+        runs_ms: (loads, rounds, runs per turn), every later run; the pilot's are left out.
+    """
+
+    load_ms: tuple[float, ...]
+    first_run_ms: tuple[float, ...]
+    runs_ms: tuple[tuple[tuple[float, ...], ...], ...]
+
+    @property
+    def all_runs_ms(self) -> np.ndarray:
+        """(runs,) in the order they were taken."""
+        import numpy as np
+
+        return np.array([run for load in self.runs_ms for turn in load for run in turn])
+
+    @property
+    def fastest_ms(self) -> np.ndarray:
+        """(loads,) the fastest run of each load."""
+        import numpy as np
+
+        return np.array([min(run for turn in load for run in turn) for load in self.runs_ms])
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """All nodes of one operator.
+
+    Attributes:
+        nodes: how many of them ran.
+        ms: their time in one run.
+        share: of the time of all kernels.
+    """
+
+    op_type: str
+    nodes: int
+    ms: float
+    share: float
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """One node of the optimised graph: its time in one run, and its share of the time of all kernels."""
+
+    node: str
+    op_type: str
+    ms: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of a run goes.
+
+    Attributes:
+        runs: how often the model ran under the profiler, after one run that is not counted.
+        total_ms: time of all kernels in one run.
+        operators: the slowest first; ``nodes`` likewise.
+    """
+
+    runs: int
+    total_ms: float
+    operators: tuple[OperatorTime, ...]
+    nodes: tuple[NodeTime, ...]
+
+
+@dataclass(frozen=True)
 class MetricValue:
     """A metric of one model.
 
@@ -202,7 +276,7 @@ class MetricValue:
     @property
     def key(self) -> str:
         """What gates call it: its name without signs, ``sisdr``."""
-        return _key(self.name or self.metric)
+        return metric_key(self.name or self.metric)
 
 
 @dataclass(frozen=True)
@@ -245,7 +319,7 @@ class Accuracy:
     @property
     def key(self) -> str:
         """What gates call it: its name without signs, ``sisdr``."""
-        return _key(self.name or self.metric)
+        return metric_key(self.name or self.metric)
 
     @property
     def difference(self) -> float:
@@ -276,7 +350,8 @@ class Accuracy:
         return excludes and (self.p_value is None or self.p_value < _SIGNIFICANT)
 
 
-def _key(name: str) -> str:
+def metric_key(name: str) -> str:
+    """What gates call a metric: its name without signs, ``sisdr``."""
     return "".join(character for character in name.lower() if character.isalnum())
 
 

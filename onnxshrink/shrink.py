@@ -158,9 +158,9 @@ def compress(
         OnnxShrinkError: one of its subclasses; nothing is written then.
     """
     plan = _plan(preset, recipe)
-    limits = limits_of(gates, recipe, measure=measure, data=data)
-    wish = Wish(goal, max_drop)
     metrics = parse_metrics(metric) if isinstance(metric, str) else tuple(metric or ())
+    limits = limits_of(gates, recipe, measure=measure, data=data, metrics=metrics)
+    wish = Wish(goal, max_drop)
     tell, warn = progress or (lambda _: None), notice or (lambda _: None)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
     destination = _destination(model, output, force=force, in_place=in_place)
@@ -180,7 +180,7 @@ def compress(
             )
             for line in trial.explanation if trial is not None else ():
                 warn(line)
-        refuse_unanswerable(limits, trial)
+        refuse_unanswerable(limits, trial, metrics)
         for one in metrics if measure else ():
             one.check(labelled=trial is not None and trial.data.labels is not None)
         if plan.needs_data and (trial is None or trial.calibration is None):

@@ -21,7 +21,7 @@ from onnxshrink.cli.options import (
 from onnxshrink.errors import FileAccessError, OnnxShrinkError
 
 if TYPE_CHECKING:
-    from onnxshrink.report.comparison import Comparison, Pairing
+    from onnxshrink.report.compared import Comparison, Pairing
     from onnxshrink.report.gates import Gate, Uncertain
 
 _FOR_MODELS = ("data", "data_config", "metric", "threads", "batch_size", "latency_seconds", "seed", "custom_op_libs")
@@ -63,7 +63,8 @@ def compare(
     as_json: bool,
     **for_models: Any,
 ) -> int:
-    """Compare BASE with each NEW: reports saved as .json, or models, which are then run side by side.
+    """Compare BASE with each NEW: what compress, evaluate or bench saved as .json, or models, which are then run side
+    by side.
 
     \b
     Examples:
@@ -98,7 +99,8 @@ def _refuse_options_for_models(context: click.Context) -> None:
 
 
 def _of_reports(base: Path, new: Sequence[Path], gates: Sequence[Gate], uncertain: Uncertain) -> Comparison:
-    from onnxshrink.report.comparison import Comparison, compare_documents
+    from onnxshrink.report.compared import Comparison
+    from onnxshrink.report.comparison import compare_documents
 
     first = _read(base)
     pairings = []
@@ -134,18 +136,18 @@ def _of_models(
     quiet: bool,
     options: dict[str, Any],
 ) -> Comparison:
-    from onnxshrink.report.gates import refuse_unlabelled
-
-    if options["data"] is None:
-        refuse_unlabelled(gates, "no data was given")
-
-    from onnxshrink.cli.output import notices, progress_display
+    from onnxshrink.limits import limits_of
     from onnxshrink.metrics.spelling import parse_metrics
-    from onnxshrink.report.comparison import Comparison, compare_within
-    from onnxshrink.side_by_side import run_side_by_side
 
     metric = options.pop("metric")
     options["metrics"] = parse_metrics(metric) if metric else ()
+    limits_of(gates, None, measure=True, data=options["data"], metrics=options["metrics"])
+
+    from onnxshrink.cli.output import notices, progress_display
+    from onnxshrink.report.compared import Comparison
+    from onnxshrink.report.comparison import compare_within
+    from onnxshrink.side_by_side import run_side_by_side
+
     pairings: list[Pairing] = []
     with progress_display(quiet=quiet) as progress:
         for path in new:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +13,14 @@ from onnxshrink.cli.options import HELP, debug_option
 
 if TYPE_CHECKING:
     from onnxshrink.report.report import Report
+
+_MARKDOWN: Mapping[str, tuple[str, str]] = {
+    "compression": ("markdown", "to_markdown"),
+    "evaluation": ("evaluation_markdown", "evaluation_to_markdown"),
+    "bench": ("bench_markdown", "bench_to_markdown"),
+    "comparison": ("comparison_markdown", "comparison_markdown"),
+}
+"""The function that writes each kind of document as Markdown."""
 
 
 @click.command(context_settings=HELP)
@@ -21,12 +31,16 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @debug_option
 def report(files: tuple[Path, ...], output: Path, force: bool) -> None:
-    """Make a page or a Markdown text from reports that compress saved as JSON. Several get an overview in front.
+    """Make a page or a Markdown text from what was saved as JSON.
+
+    Reports of compress become .html or .md, several with an overview in front; evaluations, benches and comparisons
+    become .md.
 
     \b
     Examples:
       onnxshrink report small.json -o small.html
       onnxshrink report float16.json int8.json -o both.html
+      onnxshrink report bench.json -o bench.md
     """
     from onnxshrink.atomic_files import check_destination, write_text_atomically
 
@@ -37,10 +51,19 @@ def report(files: tuple[Path, ...], output: Path, force: bool) -> None:
         from onnxshrink.report.html.page import check_installed
 
         check_installed()
-    write_text_atomically(output, _rendered([_read(path) for path in files], output.suffix))
+    write_text_atomically(output, _rendered([_read(path, output.suffix) for path in files], output.suffix))
 
 
-def _rendered(reports: list[Report], suffix: str) -> str:
+def _rendered(documents: list[Any], suffix: str) -> str:
+    from onnxshrink.report.json_format import kind_of
+
+    kinds = [kind_of(document) for document in documents]
+    if set(kinds) == {"compression"}:
+        return _of_compressions(documents, suffix)
+    return "\n".join(_markdown(document, kind) for document, kind in zip(documents, kinds, strict=True))
+
+
+def _of_compressions(reports: list[Report], suffix: str) -> str:
     if suffix == ".md":
         from onnxshrink.report.markdown import overview_to_markdown, to_markdown
 
@@ -50,9 +73,15 @@ def _rendered(reports: list[Report], suffix: str) -> str:
     return to_html(reports[0]) if len(reports) == 1 else overview_to_html(reports)
 
 
-def _read(path: Path) -> Report:
+def _markdown(document: Any, kind: str | None) -> str:
+    module, function = _MARKDOWN[kind or ""]
+    text: str = getattr(importlib.import_module(f"onnxshrink.report.{module}"), function)(document)
+    return text
+
+
+def _read(path: Path, suffix: str) -> Any:
     from onnxshrink.errors import FileAccessError, OnnxShrinkError
-    from onnxshrink.report.json_format import from_json
+    from onnxshrink.report.json_format import kind_of, read_document
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -61,6 +90,10 @@ def _read(path: Path) -> Report:
     except UnicodeDecodeError as error:
         raise OnnxShrinkError(f"{path}: a report is UTF-8 text, and this is not") from error
     try:
-        return from_json(text)
+        document = read_document(text)
     except OnnxShrinkError as error:
         raise type(error)(f"{path}: {error}") from error
+    kind = kind_of(document)
+    if suffix == ".html" and kind != "compression":
+        raise OnnxShrinkError(f"{path} is a saved {kind}: pages are made of compressions only, write -o FILE.md")
+    return document

@@ -75,8 +75,9 @@ class MetricMeter:
 
     def _tables(self) -> list[np.ndarray]:
         """The rows of each model; narrower ones (of fewer classes) get zeros on the right."""
+        assert self._bound is not None
         padded = [[np.pad(rows, ((0, 0), (0, self._width - rows.shape[1]))) for rows in kept] for kept in self._rows]
-        return [np.concatenate(kept) for kept in padded]
+        return [self._bound.prepared(np.concatenate(kept)) for kept in padded]
 
 
 def metric_value(metric: Metric, bound: Bound, rows: np.ndarray, *, seed: int) -> MetricValue:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from onnxshrink.measured import LatencyComparison
+from onnxshrink.measured import LatencyComparison, Timings
 from onnxshrink.numerics.paired_loads import MIN_LOADS, RatioInterval, holm, ratio_over_loads
 
 NEGLIGIBLE = 0.01
@@ -52,31 +52,6 @@ class Loaded(Protocol):
 
 
 Opener = Callable[[], AbstractContextManager[Loaded]]
-
-
-@dataclass(frozen=True)
-class Timings:
-    """What was timed of one model.
-
-    Attributes:
-        load_ms: every load, the pilot (which comes first, perhaps from a cold disk) included.
-        first_run_ms: the first run after each of them.
-        runs_ms: (loads, rounds, runs per turn), every later run; the pilot's are left out.
-    """
-
-    load_ms: tuple[float, ...]
-    first_run_ms: tuple[float, ...]
-    runs_ms: tuple[tuple[tuple[float, ...], ...], ...]
-
-    @property
-    def all_runs_ms(self) -> np.ndarray:
-        """(runs,) in the order they were taken."""
-        return np.array([run for load in self.runs_ms for turn in load for run in turn])
-
-    @property
-    def fastest_ms(self) -> np.ndarray:
-        """(loads,) the fastest run of each load."""
-        return np.array([min(run for turn in load for run in turn) for load in self.runs_ms])
 
 
 def time_models(

@@ -8,56 +8,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from onnxshrink.measure.session import KernelCall, SessionSettings, kernel_calls
+from onnxshrink.measured import NodeTime, OperatorTime, Profile
 
 _CONTROL_FLOW = ("If", "Loop", "Scan")
-
-
-@dataclass(frozen=True)
-class OperatorTime:
-    """All nodes of one operator.
-
-    Attributes:
-        nodes: how many of them ran.
-        ms: their time in one run.
-        share: of the time of all kernels.
-    """
-
-    op_type: str
-    nodes: int
-    ms: float
-    share: float
-
-
-@dataclass(frozen=True)
-class NodeTime:
-    """One node of the optimised graph: its time in one run, and its share of the time of all kernels."""
-
-    node: str
-    op_type: str
-    ms: float
-    share: float
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Where the time of a run goes.
-
-    Attributes:
-        runs: how often the model ran under the profiler, after one run that is not counted.
-        total_ms: time of all kernels in one run.
-        operators: the slowest first; ``nodes`` likewise.
-    """
-
-    runs: int
-    total_ms: float
-    operators: tuple[OperatorTime, ...]
-    nodes: tuple[NodeTime, ...]
 
 
 def profile_model(path: Path, feed: Mapping[str, np.ndarray], settings: SessionSettings, runs: int) -> Profile:

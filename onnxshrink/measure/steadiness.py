@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from onnxshrink.measure.latency import Timings
+from onnxshrink.measured import Timings
 
 _BUSY_SHARE = 0.5
 _DRIFT = 0.05

@@ -49,6 +49,7 @@ class Bound:
         values: rows and counts → values, see :data:`~onnxshrink.numerics.resampling.Values`.
         right_or_wrong: whether every row is one sample that is right (1, 1) or wrong (0, 1): McNemar's test applies.
         against_original: whether the original's outputs are what is right.
+        prepared: all rows of a model, once → rows that ``values`` is quicker with.
     """
 
     label: str
@@ -57,6 +58,7 @@ class Bound:
     values: Values
     right_or_wrong: bool = False
     against_original: bool = False
+    prepared: Callable[[np.ndarray], np.ndarray] = lambda rows: rows
 
 
 @dataclass(frozen=True)

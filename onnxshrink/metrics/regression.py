@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxshrink.errors import DataError
 from onnxshrink.metrics.base import Bound, Judged, Metric, labels_of, ratio_of_sums, read_output, single_column
-from onnxshrink.numerics.correlation import pearson, spearman
+from onnxshrink.numerics.correlation import pearson, places, spearman_of_places
 from onnxshrink.numerics.resampling import totals
 
 _MOST_TARGETS = 64
@@ -176,7 +176,11 @@ class _Correlation(Metric):
             return np.stack([predictions, _numbers_of(batch).reshape(-1)], axis=1)
 
         of_what = " of cosine similarities" if first.group == 2 else ""
-        return Bound(self.title + of_what, name, rows, self.values)
+        return Bound(self.title + of_what, name, rows, self.values, prepared=self.prepared)
+
+    @staticmethod
+    def prepared(rows: np.ndarray) -> np.ndarray:
+        return rows
 
     @staticmethod
     def correlation() -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
@@ -197,7 +201,12 @@ class Spearman(_Correlation):
 
     @staticmethod
     def correlation() -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-        return spearman
+        return spearman_of_places
+
+    @staticmethod
+    def prepared(rows: np.ndarray) -> np.ndarray:
+        """Places instead of values: sorting once, not once per resample, keeps every rank as it is."""
+        return places(rows) if np.isfinite(rows).all() else rows
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from onnxshrink.measure.latency import Timings
-from onnxshrink.measure.operator_times import Profile
-from onnxshrink.measured import Machine, latency_verdict
+from onnxshrink.measured import Machine, Profile, Timings, latency_verdict
 from onnxshrink.report.report import SCHEMA_VERSION, DataFacts
 
 

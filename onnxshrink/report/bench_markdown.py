@@ -31,7 +31,10 @@ def bench_to_markdown(bench: Bench) -> str:
 
 def _section(bench: Bench, section: Section) -> str:
     ratios = ratio_grid(bench, section)
-    parts = [f"#### {section_title(section)}", *([] if ratios is None else [_table(ratios)])]
+    parts = [
+        f"#### {section_title(section.batch_size, section.threads)}",
+        *([] if ratios is None else [_table(ratios)]),
+    ]
     parts.append(_table(latency_grid(bench, section)))
     if missing := too_few_runs(section):
         parts.append(f"<sub>{plain(missing)}</sub>")

@@ -37,10 +37,9 @@ def headline(bench: Bench) -> tuple[str, ...]:
     return tuple(clauses)
 
 
-def section_title(section: Section) -> str:
+def section_title(batch_size: int, threads: int) -> str:
     """``batch size 8, 2 threads``."""
-    threads = f"{section.threads} thread{'s' * (section.threads != 1)}" if section.threads else "default threads"
-    return f"batch size {section.batch_size}, {threads}"
+    return f"batch size {batch_size}, " + (f"{threads} thread{'s' * (threads != 1)}" if threads else "default threads")
 
 
 def ratio_grid(bench: Bench, section: Section) -> Grid | None:
@@ -142,7 +141,7 @@ def all_notes(bench: Bench) -> tuple[str, ...]:
     return (
         *bench.notes,
         *(
-            f"{section_title(section)}: {note}" if several else note
+            f"{section_title(section.batch_size, section.threads)}: {note}" if several else note
             for section in bench.sections
             for note in section.notes
         ),
@@ -164,7 +163,7 @@ def _optional(value: float | None) -> str:
 
 
 def _where(bench: Bench, section: Section) -> str:
-    return f"{section_title(section)}: " if len(bench.sections) > 1 else ""
+    return f"{section_title(section.batch_size, section.threads)}: " if len(bench.sections) > 1 else ""
 
 
 def _verdict(ratio: LatencyRatio) -> str:

@@ -40,7 +40,7 @@ def render_bench(bench: Bench, console: Console) -> None:
 
 
 def _print_section(bench: Bench, section: Section, console: Console, width: int) -> None:
-    console.print(Text(section_title(section), style="bold"), width=width)
+    console.print(Text(section_title(section.batch_size, section.threads), style="bold"), width=width)
     ratios = ratio_grid(bench, section)
     if ratios is not None:
         console.print(_table(ratios), width=width)

@@ -9,137 +9,58 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from onnxshrink.errors import OnnxShrinkError
-from onnxshrink.passes.fields import split_outside_quotes
+from onnxshrink.report.compared import ChangedFact, ComparedFigure, Line, Pairing, cell_text, compared_figure
 from onnxshrink.report.figures import (
     OTHER_DATA,
+    agreement_points,
+    error_ratio,
     figures_between,
     figures_of,
     figures_of_original,
     metric_level,
-    share_points,
 )
-from onnxshrink.report.gate_result import GateResult
-from onnxshrink.report.gates import Estimate, Figures, Gate, Reading, Uncertain, estimate_text, judge, value_text
+from onnxshrink.report.gates import Estimate, Figures, Gate, Reading, Uncertain, judge, value_text
 from onnxshrink.report.json_format import kind_of
-from onnxshrink.report.report import SCHEMA_VERSION, PassRecord, Report
+from onnxshrink.report.metric_text import title
+from onnxshrink.report.report import PassRecord, Report
 from onnxshrink.report.summary import kernels_text
 
-Verdict = Literal["better", "worse", "same", "no significant difference", "not comparable", ""]
-
-
-@dataclass(frozen=True)
-class ComparedFigure:
-    """One figure of both sides.
-
-    Attributes:
-        label: what it is, for people.
-        base: its value there, as text; ``new`` likewise.
-        change: the new one over the base's, or minus it, as text.
-        verdict: empty for figures that are shown, not judged.
-        figure: its name, as gates spell it; ``reading`` is that of the change: ``ratio``, ``points``, ``number``.
-        value: the change as a number; None when it is unknown.
-        low: lower end of its 95 % interval, where it has one; ``high`` the upper end.
-    """
-
-    label: str
-    base: str
-    new: str
-    change: str
-    verdict: Verdict
-    figure: str
-    reading: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class ChangedFact:
-    """Something that is not a number and differs."""
-
-    label: str
-    base: str
-    new: str
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """One report, or model, against the base.
-
-    Attributes:
-        warnings: what keeps figures from being compared, one sentence each.
-    """
-
-    name: str
-    figures: tuple[ComparedFigure, ...]
-    changes: tuple[ChangedFact, ...] = ()
-    warnings: tuple[str, ...] = ()
-    gates: tuple[GateResult, ...] = ()
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A base and everything that was compared with it."""
-
-    base: str
-    pairings: tuple[Pairing, ...]
-    schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
-
-
-@dataclass(frozen=True)
-class _Line:
-    """How one figure is compared.
-
-    Attributes:
-        cell: the reading of both sides that is shown.
-        change: the reading of the change.
-        more_is_better: whether a larger figure is the better one.
-        margin: a change of a figure without an interval up to this share of it is none.
-        judged: whether there is a better and a worse at all.
-    """
-
-    label: str
-    figure: str
-    cell: Reading
-    change: Reading = "ratio"
-    more_is_better: bool = False
-    margin: float = 0.001
-    judged: bool = True
-
-
-_SIZES = (_Line("file size", "size", "bytes"), _Line("gzip", "gzip", "bytes"))
+_SIZES = (Line("file size", "size", "bytes"), Line("gzip", "gzip", "bytes"))
 _COUNTS = (
-    _Line("nodes", "nodes", "count", judged=False),  # those that decode weights are gone when the model is loaded
-    _Line("parameters", "parameters", "count", judged=False),
-    _Line("MACs", "macs", "count"),
+    Line("nodes", "nodes", "count", judged=False),  # those that decode weights are gone when the model is loaded
+    Line("parameters", "parameters", "count", judged=False),
+    Line("MACs", "macs", "count"),
 )
 
 _BETWEEN_RUNS = (
     _SIZES[0],
     _SIZES[1],
-    _Line("latency of original", "latency", "ratio"),
-    _Line("load time of original", "load", "ratio"),
-    _Line("memory of original", "memory", "ratio", margin=0.05),
+    Line("latency of original", "latency", "ratio"),
+    Line("load time of original", "load", "ratio"),
+    Line("memory of original", "memory", "ratio", margin=0.05),
     *_COUNTS,
-    _Line("output error", "error", "number", margin=0.05),
-    _Line("top-1 agreement", "agreement", "share", "points", more_is_better=True),
-    _Line("MACs in integers", "integer", "share", judged=False),
+    Line("output error", "error", "number", margin=0.05),
+    Line("top-1 agreement", "agreement", "share", "points", more_is_better=True),
+    Line("MACs in integers", "integer", "share", judged=False),
 )
 
 _WITHIN_RUN = (
     *_SIZES,
-    _Line("latency", "latency", "ms"),
-    _Line("load time", "load", "ms"),
-    _Line("peak memory", "memory", "bytes", margin=0.05),
+    Line("latency", "latency", "ms"),
+    Line("load time", "load", "ms"),
+    Line("peak memory", "memory", "bytes", margin=0.05),
     *_COUNTS,
 )
 
 
-COMPARED: Mapping[str, str] = {"compression": "onnxshrink.report.comparison:compare_reports"}
+COMPARED: Mapping[str, str] = {
+    "compression": "onnxshrink.report.comparison:compare_reports",
+    "evaluation": "onnxshrink.report.evaluation_comparison:compare_evaluations",
+    "bench": "onnxshrink.report.bench_comparison:compare_benches",
+}
 """How two documents of one kind are compared: by a function that is called as :func:`compare_reports` is."""
 
 
@@ -153,7 +74,9 @@ def compare_documents(
     """
     kinds = kind_of(base), kind_of(new)
     if kinds[0] != kinds[1]:
-        raise OnnxShrinkError(f"a saved {kinds[1]} cannot be compared with a saved {kinds[0]}")
+        raise OnnxShrinkError(
+            f"this is a saved {kinds[1]}, which cannot be compared with a saved {kinds[0]}: give documents of one kind"
+        )
     if kinds[0] is None or kinds[0] not in COMPARED:
         raise OnnxShrinkError(f"saved documents of kind {kinds[0]} are not compared ({', '.join(COMPARED)} are)")
     module, _, function = COMPARED[kinds[0]].partition(":")
@@ -166,8 +89,9 @@ def compare_reports(
 ) -> Pairing:
     """The report of one run against that of another. Gates are judged on the new result against the base's."""
     changes: dict[tuple[str, Reading], Estimate | str] = dict(figures_between(base, new))
-    changes["error", "ratio"] = _error_ratio(base, new)
-    changes["agreement", "points"] = _agreement_points(base, new)
+    same_data = _same_data(base, new)
+    changes["error", "ratio"] = error_ratio(base.agreement, new.agreement) if same_data else OTHER_DATA
+    changes["agreement", "points"] = agreement_points(base.agreement, new.agreement) if same_data else OTHER_DATA
     lines = (*_BETWEEN_RUNS, *_metric_line(new if new.accuracy is not None else base))
     figures = _compared(lines, figures_of(base), figures_of(new), changes)
     if _same_conditions(base, new):
@@ -199,7 +123,7 @@ _CLOSENESS: tuple[tuple[str, str, Reading], ...] = (
 )
 
 
-def _compared(lines: Sequence[_Line], base: Figures, new: Figures, changes: Figures) -> Iterator[ComparedFigure]:
+def _compared(lines: Sequence[Line], base: Figures, new: Figures, changes: Figures) -> Iterator[ComparedFigure]:
     """The lines of figures that at least one side has."""
     for line in lines:
         before, after = (side.get((line.figure, line.cell), "not measured") for side in (base, new))
@@ -209,65 +133,16 @@ def _compared(lines: Sequence[_Line], base: Figures, new: Figures, changes: Figu
         change = changes.get((line.figure, reading), "unknown")
         if isinstance(before, str) or isinstance(after, str):
             change = f"not measured in {'base' if isinstance(before, str) else 'new'}"
-        yield _figure(line, reading, _cell(line.cell, before), _cell(line.cell, after), change)
+        yield compared_figure(line, reading, cell_text(line.cell, before), cell_text(line.cell, after), change)
 
 
-def _metric_line(report: Report) -> Iterator[_Line]:
+def _metric_line(report: Report) -> Iterator[Line]:
     """The line of the metric that was measured, if any."""
     accuracy = report.accuracy
     if accuracy is not None:
         figure, reading = metric_level(accuracy)
-        label = f"{accuracy.metric} accuracy" if accuracy.metric.startswith("top-") else accuracy.metric
-        yield _Line(label, figure, reading, "points", more_is_better=accuracy.higher_is_better, margin=0.0)
-
-
-def _cell(reading: Reading, estimate: Estimate | str) -> str:
-    return "-" if isinstance(estimate, str) else value_text(reading, estimate.value)
-
-
-def _figure(line: _Line, reading: Reading, base: str, new: str, change: Estimate | str) -> ComparedFigure:
-    if isinstance(change, str):
-        verdict: Verdict = "not comparable" if line.judged else ""
-        return ComparedFigure(line.label, base, new, change if line.judged else "", verdict, line.figure, reading)
-    verdict = _verdict(change, 0.0 if reading == "points" else 1.0, line)
-    if not line.judged and verdict != "same":
-        verdict = ""
-    text = "" if verdict == "same" else estimate_text(reading, change)
-    values = (change.value, change.low, change.high)
-    return ComparedFigure(line.label, base, new, text, verdict, line.figure, reading, *values)
-
-
-def _verdict(change: Estimate, none: float, line: _Line) -> Verdict:
-    """``none``: the change that is no change."""
-    if change.low is None or change.high is None:
-        if change.value == none:
-            return "same"
-        certain = abs(change.value - none) > line.margin
-    else:
-        certain = not change.low <= none <= change.high
-    if not certain:
-        return "no significant difference"
-    return "better" if (change.value > none) == line.more_is_better else "worse"
-
-
-def _error_ratio(base: Report, new: Report) -> Estimate | str:
-    if not _same_data(base, new):
-        return OTHER_DATA
-    first, second = base.agreement, new.agreement
-    if first is None or second is None or first.relative_error is None or second.relative_error is None:
-        return "not measured"
-    if first.relative_error == 0:
-        return Estimate(1.0) if second.relative_error == 0 else Estimate(float("inf"))
-    return Estimate(second.relative_error / first.relative_error)
-
-
-def _agreement_points(base: Report, new: Report) -> Estimate | str:
-    if not _same_data(base, new):
-        return OTHER_DATA
-    first, second = base.agreement, new.agreement
-    if first is None or second is None or first.top1 is None or second.top1 is None:
-        return "not measured"
-    return share_points(first.top1, first.samples, second.top1, second.samples)
+        better = accuracy.higher_is_better
+        yield Line(title(accuracy), figure, reading, "points", more_is_better=better, margin=0.0)
 
 
 def _with_milliseconds(figures: Iterator[ComparedFigure], base: Report, new: Report) -> Iterator[ComparedFigure]:
@@ -276,7 +151,7 @@ def _with_milliseconds(figures: Iterator[ComparedFigure], base: Report, new: Rep
         yield figure
         if figure.figure == "latency":
             before, after = (figures_of(report)["latency", "ms"] for report in (base, new))
-            cells = (_cell("ms", before), _cell("ms", after))
+            cells = (cell_text("ms", before), cell_text("ms", after))
             yield ComparedFigure("latency, across runs", *cells, "not judged", "", "latency", "ms")
 
 
@@ -348,13 +223,3 @@ def _warnings(base: Report, new: Report) -> Iterator[str]:
         yield "the originals differ: ratios are each to its own original"
     if base.data is not None and new.data is not None and base.data.digest != new.data.digest:
         yield "the data differs: output error, agreement and metric are not compared"
-
-
-def changed_text(change: ChangedFact) -> str:
-    """Both sides of a fact in one line; of two lists of passes, what each has that the other has not."""
-    if change.label != "recipe":
-        return f"{change.base} → {change.new}"
-    before, after = (split_outside_quotes(text, ",") for text in (change.base, change.new))
-    gone = [f"−{one}" for one in before if one not in after]
-    added = [f"+{one}" for one in after if one not in before]
-    return ", ".join(gone + added) or "the same passes in another order"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxshrink.report.comparison import Comparison, Pairing, changed_text
+from onnxshrink.report.compared import Comparison, Pairing, changed_text
 from onnxshrink.report.markdown import gate_section
 from onnxshrink.report.markdown_text import code, plain
 

@@ -7,11 +7,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxshrink.report.comparison import Comparison, Pairing, changed_text
+from onnxshrink.report.compared import Comparison, Pairing, changed_text
 from onnxshrink.report.terminal import gate_table
 
 _TONES = {"better": "green", "worse": "red", "not comparable": "yellow"}
 _WIDEST = 120
+_LONGEST_FIGURE = 24
 
 
 def render_comparison(comparison: Comparison, console: Console) -> None:
@@ -33,15 +34,28 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
 
 def _figures(pairing: Pairing) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("", no_wrap=True)
-    for name in ("base", "new"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("new / base", overflow="fold")
     table.add_column("", overflow="fold")
+    for name in ("base", "new"):
+        table.add_column(name, justify="right")
+    table.add_column("new / base", overflow="fold", min_width=10)
+    table.add_column("", overflow="fold", min_width=10)
     for figure in pairing.figures:
         verdict = Text(figure.verdict, style=_TONES.get(figure.verdict, ""))
-        table.add_row(figure.label, figure.base, figure.new, figure.change, verdict)
+        base, new, change = map(_before_interval, (figure.base, figure.new, figure.change))
+        table.add_row(figure.label, base, new, change, verdict)
     return table
+
+
+def _before_interval(text: str) -> str:
+    """A cell that is broken between figure and interval only; sentences are broken between words."""
+    figure, bracket, interval = text.partition(" [")
+    if not any(character.isdigit() for character in figure[:3]):
+        return text
+    return f"{_unbroken(figure)}{bracket}{_unbroken(interval)}"
+
+
+def _unbroken(text: str) -> str:
+    return text if len(text) > _LONGEST_FIGURE else text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _changes(pairing: Pairing) -> Table:

@@ -47,6 +47,8 @@ class Evaluation:
         agreement: outputs of the model against those of ``against``; None without one.
         notes: what a reader must know, one sentence each.
         gates: how the limits that were set were judged.
+        metric_texts: the metrics as ``--metric`` spells them, with their options, in the same order.
+        labels_digest: SHA-256 of the labels; empty without any.
     """
 
     versions: Mapping[str, str]
@@ -63,5 +65,7 @@ class Evaluation:
     agreement: Agreement | None = None
     notes: tuple[str, ...] = ()
     gates: tuple[GateResult, ...] = ()
+    metric_texts: tuple[str, ...] = ()
+    labels_digest: str = ""
     kind: Literal["evaluation"] = field(default="evaluation", kw_only=True)
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from onnxshrink.measured import Accuracy, Agreement, LatencyComparison, MetricValue
-from onnxshrink.report.evaluation import Evaluation
 from onnxshrink.report.gates import FIGURES, METRICS, Estimate, Figures, Reading
 from onnxshrink.report.report import ModelFacts, Report
 
@@ -32,35 +31,15 @@ def figures_of(report: Report) -> Figures:
     found["latency", "ratio"] = latency_ratio(report.latency)
     found["latency", "ms"] = latency_ms(report.latency)
     found["load", "ratio"] = load_ratio(report)
-    found["load", "ms"] = _median(result.load_ms)
-    found.update(_closeness(report.agreement))
+    found["load", "ms"] = median(result.load_ms)
+    found.update(closeness(report.agreement))
+    found["relativeerror", "number"] = found["error", "number"]
+    found["top1agreement", "share"] = found["agreement", "share"]
     found.update(_levels(report))
     found["accuracy", "points"] = points_gained(report.accuracy) or _no_metric(report)
     for accuracy in _accuracies(report):
         found[accuracy.key, "points"] = points_gained(accuracy) or _no_metric(report)
-    return found | dict(_absent_metrics(report))
-
-
-def figures_of_evaluation(found: Evaluation) -> Figures:
-    """The model's metrics, and where it was compared with another, the differences and the agreement."""
-    figures: dict[tuple[str, Reading], Estimate | str] = dict(_closeness(found.agreement))
-    for value in found.metrics:
-        figures[metric_level(value)] = Estimate(value.value, value.low, value.high)
-    for accuracy in found.differences:
-        figures[accuracy.key, "points"] = points_gained(accuracy) or NOT_RUN
-    first = next(iter(found.metrics), None)
-    if first is not None:
-        figures["accuracy", "share"] = (
-            figures[metric_level(first)] if first.unit == "share" else f"{first.metric} is not a share"
-        )
-    if found.differences:
-        figures["accuracy", "points"] = figures[found.differences[0].key, "points"]
-    why = f"what was measured is {', '.join(value.metric for value in found.metrics)}"
-    for name, figure in FIGURES.items():
-        for reading in figure.readings:
-            missing = "there is no model to compare with (--against)" if reading == "points" else why
-            figures.setdefault((name, reading), missing if figure.labelled else "evaluate does not measure it")
-    return figures
+    return dict(_absent_metrics(report)) | found
 
 
 def figures_between(base: Report, new: Report) -> Figures:
@@ -70,7 +49,7 @@ def figures_between(base: Report, new: Report) -> Figures:
         found.update(_pair(name, reading, count(base.result), count(new.result)))
     of_base = figures_of(base)
     for name in ("latency", "load", "memory"):
-        found[name, "ratio"] = _quotient(of_base[name, "ratio"], figures_of(new)[name, "ratio"])
+        found[name, "ratio"] = quotient(of_base[name, "ratio"], figures_of(new)[name, "ratio"])
     before = {accuracy.key: accuracy for accuracy in _accuracies(base)}
     found["accuracy", "points"] = _points_between(base, new, base.accuracy, new.accuracy)
     for accuracy in _accuracies(new):
@@ -101,18 +80,20 @@ def latency_ratio(latency: LatencyComparison | None) -> Estimate | str:
     """The latency ratio; where the report calls the difference not significant, the interval reaches to 1."""
     if latency is None:
         return NOT_RUN
-    low, high = latency.ratio_low, latency.ratio_high
-    if not latency.significant:
-        low, high = min(low, 1.0), max(high, 1.0)
-    return Estimate(latency.ratio, low, high)
+    return cautious(latency.ratio, latency.ratio_low, latency.ratio_high, significant=latency.significant)
+
+
+def cautious(ratio: float, low: float, high: float, *, significant: bool) -> Estimate:
+    """A ratio whose interval reaches to 1 where the difference is not significant."""
+    return Estimate(ratio, low, high) if significant else Estimate(ratio, min(low, 1.0), max(high, 1.0))
 
 
 def latency_ms(latency: LatencyComparison | None) -> Estimate | str:
     """The result's median, with the interval of a median by order statistics."""
-    return NOT_RUN if latency is None else _median(latency.result_ms)
+    return NOT_RUN if latency is None else median(latency.result_ms)
 
 
-def _median(times: Sequence[float]) -> Estimate | str:
+def median(times: Sequence[float]) -> Estimate | str:
     """A median with its 95 % interval: the k-th smallest and largest, k = n/2 − 0.98 √n; with few, the extremes."""
     if not times:
         return NOT_RUN
@@ -135,17 +116,18 @@ def points_gained(accuracy: Accuracy | None) -> Estimate | None:
     """Result minus original: percentage points of a share, else in the metric's unit."""
     if accuracy is None:
         return None
-    scale, low, high = _points_scale(accuracy), accuracy.difference_low, accuracy.difference_high
+    scale, low, high = points_scale(accuracy), accuracy.difference_low, accuracy.difference_high
     if low is None or high is None:
         return Estimate(scale * accuracy.difference)
     return Estimate(scale * accuracy.difference, scale * low, scale * high)
 
 
-def _points_scale(accuracy: Accuracy) -> float:
+def points_scale(accuracy: Accuracy | MetricValue) -> float:
+    """What a difference is multiplied by to be in points: percentage points of shares, else the metric's unit."""
     return 100.0 if accuracy.unit == "share" else 1.0
 
 
-def _closeness(agreement: Agreement | None) -> Iterator[_Found]:
+def closeness(agreement: Agreement | None) -> Iterator[_Found]:
     """How close the result's outputs are to the original's."""
     if agreement is None:
         yield from ((key, NOT_RUN) for key in _AGREEMENT)
@@ -204,12 +186,11 @@ def _absent_metrics(report: Report) -> Iterator[_Found]:
     measured = _accuracies(report)
     known = ", ".join(accuracy.metric for accuracy in measured)
     why = f"what was measured is {known}" if measured else _no_metric(report)
-    for name, (level, _) in METRICS.items():
-        if name not in {accuracy.key for accuracy in measured}:
-            yield from (((name, reading), why) for reading in (level, "points"))
+    absent = [name for name in FIGURES if name in (*METRICS, "cosine", "sqnr")]
+    yield from (((name, reading), why) for name in absent for reading in FIGURES[name].readings)
 
 
-def _quotient(base: Estimate | str, new: Estimate | str) -> Estimate | str:
+def quotient(base: Estimate | str, new: Estimate | str) -> Estimate | str:
     """New over base; both intervals count, as independent errors of the logarithms."""
     if isinstance(base, str) or isinstance(new, str):
         return base if isinstance(base, str) else str(new)
@@ -234,7 +215,7 @@ def _points_between(base: Report, new: Report, first: Accuracy | None, second: A
         return f"the metrics are {first.metric} and {second.metric}"
     if base.data is None or new.data is None or base.data.digest != new.data.digest:
         return OTHER_DATA
-    difference = _points_scale(second) * (second.result - first.result)
+    difference = points_scale(second) * (second.result - first.result)
     one, two = points_gained(first), points_gained(second)
     assert one is not None and two is not None
     ends = (one.low, one.high, two.low, two.high)
@@ -253,6 +234,22 @@ def share_points(base: float, base_samples: int, new: float, new_samples: int) -
     spread = sum(p * (1 - p) / (n + 2) for p, n in zip(counts, (base_samples, new_samples), strict=True))
     middle, width = counts[1] - counts[0], 1.96 * math.sqrt(max(spread, 0.0))
     return Estimate(100 * (new - base), 100 * (middle - width), 100 * (middle + width))
+
+
+def error_ratio(base: Agreement | None, new: Agreement | None) -> Estimate | str:
+    """The relative output error of the new model over the base's, both against the same model on the same data."""
+    if base is None or new is None or base.relative_error is None or new.relative_error is None:
+        return "not measured"
+    if base.relative_error == 0:
+        return Estimate(1.0) if new.relative_error == 0 else Estimate(math.inf)
+    return Estimate(new.relative_error / base.relative_error)
+
+
+def agreement_points(base: Agreement | None, new: Agreement | None) -> Estimate | str:
+    """Percentage points of top-1 agreement that the new model has more."""
+    if base is None or new is None or base.top1 is None or new.top1 is None:
+        return "not measured"
+    return share_points(base.top1, base.samples, new.top1, new.samples)
 
 
 def figures_of_original(report: Report) -> Figures:

@@ -10,7 +10,7 @@ import difflib
 import operator
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,8 +75,13 @@ METRICS: Mapping[str, tuple[Reading, str]] = {
     "spearman": ("number", "Spearman's correlation"),
     "pearson": ("number", "Pearson's correlation"),
     "sisdr": ("decibels", "scale-invariant signal to distortion"),
+    "top1agreement": ("share", "same best class as the original"),
+    "relativeerror": ("number", "relative error against the original"),
 }
 """Metrics as gates spell them (``Accuracy.key``): as what their level is read, and what they are."""
+
+_LABEL_FREE = ("top1agreement", "relativeerror")
+"""Metrics that never take labels; ``cosine`` and ``sqnr`` are figures without being asked for as metrics too."""
 
 FIGURES: Mapping[str, Figure] = {
     "size": Figure(("ratio", "bytes"), "the model's files", measured=False),
@@ -92,11 +97,14 @@ FIGURES: Mapping[str, Figure] = {
     "macs": Figure(("count", "ratio"), "multiply-accumulates of one run"),
     "integer": Figure(("share",), "share of the multiply-accumulates in integer kernels"),
     "error": Figure(("number",), "relative error of the outputs"),
-    "sqnr": Figure(("decibels",), "signal to noise of the outputs"),
-    "cosine": Figure(("share",), "cosine of both models' outputs"),
+    "sqnr": Figure(("decibels", "points"), "signal to noise of the outputs"),
+    "cosine": Figure(("share", "points"), "cosine of both models' outputs"),
     "agreement": Figure(("share",), "share of samples with the same best class"),
     "accuracy": Figure(("share", "points"), "the metric, whichever was measured", labelled=True),
-    **{name: Figure((level, "points"), about, labelled=True) for name, (level, about) in METRICS.items()},
+    **{
+        name: Figure((level, "points"), about, labelled=name not in _LABEL_FREE)
+        for name, (level, about) in METRICS.items()
+    },
 }
 
 _UNITS: Mapping[Reading, Mapping[str, float]] = {
@@ -232,10 +240,14 @@ def refuse_unmeasured(gates: Iterable[Gate], why: str) -> None:
             raise GateError(f"the gate '{gate}' needs a measurement, but {why}")
 
 
-def refuse_unlabelled(gates: Iterable[Gate], why: str) -> None:
-    """Refuse gates on metrics, for which there are no labels, for the reason ``why``."""
+def refuse_unlabelled(gates: Iterable[Gate], why: str, free: Collection[str] = ()) -> None:
+    """Refuse gates on metrics, for which there are no labels, for the reason ``why``.
+
+    Args:
+        free: figures that were asked for in a form that takes no labels.
+    """
     for gate in gates:
-        if _figure(gate).labelled:
+        if _figure(gate).labelled and gate.figure not in free:
             raise GateError(f"the gate '{gate}' needs labels, but {why}")
 
 

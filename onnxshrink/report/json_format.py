@@ -24,7 +24,7 @@ from onnxshrink.report.report import SCHEMA_VERSION, Report
 
 DOCUMENTS: Mapping[str, str] = {
     "compression": "onnxshrink.report.report:Report",
-    "comparison": "onnxshrink.report.comparison:Comparison",
+    "comparison": "onnxshrink.report.compared:Comparison",
     "bench": "onnxshrink.report.bench:Bench",
     "evaluation": "onnxshrink.report.evaluation:Evaluation",
 }

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from onnxshrink.report.comparison import Comparison
-from onnxshrink.report.json_format import read_document, to_json
+from onnxshrink.report.compared import Comparison
+from onnxshrink.report.json_format import plain_json, read_document, to_json
 from tests.cli.conftest import SAMPLES, Run
+from tests.report.bench_example import example_bench
+from tests.report.evaluation_example import example_evaluation
 from tests.report.example import example_report
 
 MLP = SAMPLES / "cancer_mlp"
@@ -48,6 +50,27 @@ def test_several_reports_each_against_the_first(saved: tuple[Path, Path], run: R
     assert result.code == 1
     assert result.err == f"onnxshrink: gate failed: size<=105%: 111.1 % ({new})\n"
     assert (tmp_path / "g.xml").read_text().count("<testsuite ") == 2
+
+
+def test_evaluations_and_benches_are_compared_with_their_own_kind_only(
+    saved: tuple[Path, Path], run: Run, run_ok: Run, run_failing: Run, tmp_path: Path
+) -> None:
+    evaluation, bench = tmp_path / "evaluation.json", tmp_path / "bench.json"
+    arguments = ("evaluate", MLP / "model.onnx", "--data", MLP / "eval.npz", "--report", evaluation, "-q")
+    run_ok(*arguments, "--against", MLP / "model.onnx")
+    bench.write_text(plain_json(example_bench()), encoding="utf-8")
+    result = run_ok("compare", evaluation, evaluation, "--gate", "top1>=90%", "--gate", "agreement>=100%")
+    assert "top-1 accuracy" in result.out
+    failed = run("compare", bench, bench, "--gate", "latency<=50%", "--report", tmp_path / "c.md")
+    assert (failed.code, failed.err.count("\n")) == (1, 1)
+    for files, message in (
+        ((saved[0], evaluation), "evaluation.json: this is a saved evaluation, which cannot be compared with a saved"),
+        ((evaluation, saved[0], saved[1]), "base.json: this is a saved compression, which cannot be compared with"),
+        ((evaluation, evaluation, bench), "bench.json: this is a saved bench, which cannot be compared with a saved"),
+    ):
+        refused = run_failing("compare", *files)
+        assert refused.code == 3
+        assert message in refused.err
 
 
 def test_models_are_run_side_by_side(run: Run, run_ok: Run, tmp_path: Path) -> None:
@@ -103,14 +126,19 @@ def test_wrong_usage(saved: tuple[Path, Path], run_failing: Run) -> None:
         assert message in result.err
 
 
-def test_a_comparison_of_reports_imports_nothing_heavy(saved: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["compression", "evaluation", "bench"])
+def test_a_comparison_of_files_imports_nothing_heavy(kind: str, saved: tuple[Path, Path], tmp_path: Path) -> None:
     """Start-up is all that a comparison of two files costs."""
+    if kind != "compression":
+        for path in saved:
+            path.write_text(plain_json(example_bench() if kind == "bench" else example_evaluation()))
     probe = (
         "import sys; from onnxshrink.cli.main import main; code = main(sys.argv[1:]);"
         "heavy = [m for m in ('onnxruntime', 'numpy', 'onnx', 'onnx_ir', 'sympy', 'google.protobuf')"
         " if m in sys.modules]; print(heavy, file=sys.stderr); sys.exit(code)"
     )
-    arguments = ["--gate", "size<=200%", "--report", tmp_path / "c.md", "--gate-report", tmp_path / "g.xml"]
+    gate = "top1>=0.5" if kind == "evaluation" else "size<=200%"
+    arguments = ["--gate", gate, "--report", tmp_path / "c.md", "--gate-report", tmp_path / "g.xml"]
     command = [sys.executable, "-c", probe, "compare", *map(str, saved), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stderr.strip() == "[]"

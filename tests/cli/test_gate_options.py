@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from onnxshrink.limits import label_free
+from onnxshrink.metrics.spelling import parse_metrics
 from onnxshrink.report.json_format import from_json
 from tests.cli.conftest import SAMPLES, Run
 
@@ -105,6 +107,25 @@ def test_labels_that_fit_no_output_fail_the_gate(run: Run, tmp_path: Path) -> No
     result = run(*arguments, "--gate", "top1>=0.5")
     assert result.code == 1
     assert "gate failed: top1>=0.5: top1 was not measured: the data has no labels that fit an output" in result.err
+
+
+def test_metrics_that_need_no_labels_can_be_gated_without_them(run: Run, run_failing: Run, tmp_path: Path) -> None:
+    arguments = ("compress", MLP / "model.onnx", "-o", tmp_path / "o.onnx", *QUICK)
+    gates = ("--gate", "top1-agreement>=0.9", "--gate", "accuracy>=-5pt", "--gate", "relative-error<=0.05")
+    result = run(*arguments, "--metric", "top1-agreement", *gates, "--gate", "sqnr>=20dB")
+    assert (result.code, result.err.count("gate")) == (0, 0), result.err
+    refused = run_failing(*arguments, "--force", "--metric", "top1-agreement", "--gate", "top1>=0.9")
+    assert refused.code == 2
+    assert "the gate 'top1>=0.9' needs labels, but no data was given" in refused.err
+    refused = run_failing(*arguments, "--force", "--metric", "top1,top1-agreement", "--gate", "accuracy>=0.9")
+    assert "the gate 'accuracy>=0.9' needs labels" in refused.err
+
+
+def test_boxes_of_the_original_need_no_labels() -> None:
+    (detection,), (top1,) = parse_metrics("detection{score=0.7}"), parse_metrics("top1")
+    assert label_free((detection, top1)) == {"detection", "accuracy"}
+    assert label_free((top1, detection)) == {"detection"}
+    assert label_free(()) == set()
 
 
 def test_a_gate_file_without_gates(run_failing: Run, tmp_path: Path) -> None:

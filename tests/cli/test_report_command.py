@@ -5,8 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from onnxshrink.report.json_format import from_json, to_json
+from onnxshrink.report.bench_markdown import bench_to_markdown
+from onnxshrink.report.compared import Comparison
+from onnxshrink.report.evaluation_markdown import evaluation_to_markdown
+from onnxshrink.report.json_format import from_json, plain_json, to_json
 from tests.cli.conftest import SAMPLES, Run
+from tests.report.bench_example import example_bench
+from tests.report.evaluation_example import example_evaluation
 from tests.report.example import example_report, unmeasured_report
 
 CNN = SAMPLES / "digits_cnn"
@@ -39,6 +44,28 @@ def test_several_reports_get_an_overview(suffix: str, run_ok: Run, saved: tuple[
     text = output.read_text(encoding="utf-8")
     assert "2 compressions" in text
     assert text.count("26.2 %") >= 4
+
+
+def test_evaluations_benches_and_comparisons_are_written_as_markdown(
+    run_ok: Run, run_failing: Run, saved: tuple[Path, Path], tmp_path: Path
+) -> None:
+    found = {"evaluation": example_evaluation(), "bench": example_bench(), "comparison": Comparison("a.json", ())}
+    texts = {
+        "evaluation": evaluation_to_markdown(example_evaluation()),
+        "bench": bench_to_markdown(example_bench()),
+        "comparison": "\n",
+    }
+    for kind, document in found.items():
+        file, output = tmp_path / f"{kind}.json", tmp_path / f"{kind}.md"
+        file.write_text(plain_json(document), encoding="utf-8")
+        run_ok("report", file, "-o", output)
+        assert output.read_text(encoding="utf-8") == texts[kind]
+        refused = run_failing("report", file, "-o", tmp_path / "p.html")
+        assert refused.code == 3
+        assert f"{kind}.json is a saved {kind}: pages are made of compressions only" in refused.err
+    both = tmp_path / "both.md"
+    run_ok("report", saved[0], tmp_path / "evaluation.json", "-o", both)
+    assert both.read_text(encoding="utf-8").endswith(f"\n{texts['evaluation']}")
 
 
 def test_refuses_what_it_cannot_read_or_write(run_failing: Run, saved: tuple[Path, Path], tmp_path: Path) -> None:

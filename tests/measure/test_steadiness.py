@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from onnxshrink.measure.latency import Timings
 from onnxshrink.measure.steadiness import busy_note, steadiness_notes
+from onnxshrink.measured import Timings
 
 
 def timings(*runs: float) -> Timings:

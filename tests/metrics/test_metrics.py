@@ -25,7 +25,7 @@ def value(text: str, outputs: Mapping[str, Any], labels: Any = None, **changes: 
     samples = changes.pop("samples", None) or len(next(iter(outputs.values())))
     batch = Judged(outputs, samples, labels, **changes)
     bound = parse_metrics(text)[0].bind(batch)
-    return value_of(bound.rows(batch), bound.values)
+    return value_of(bound.prepared(bound.rows(batch)), bound.values)
 
 
 @pytest.mark.parametrize("outputs", [SCORES, CLASSES, {"p": SCORES["p"][:, :, None, None]}])

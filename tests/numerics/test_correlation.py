@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxshrink.numerics.correlation import pearson, spearman
+from onnxshrink.numerics.correlation import pearson, places, spearman, spearman_of_places
 
 ONE = np.ones((1, 12))
 X = np.array([3.0, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8])
@@ -26,6 +26,17 @@ def test_taking_a_row_twice_is_having_it_twice(counts: list[int]) -> None:
     for correlation in (pearson, spearman):
         taken = correlation(X, Y, np.array([counts], np.float64))[0]
         assert taken == pytest.approx(correlation(X[repeated], Y[repeated], ones)[0], abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=20), st.integers(0, 9))
+def test_places_have_the_ranks_of_their_values(pairs: list[tuple[int, int]], seed: int) -> None:
+    rows = np.array(pairs, np.float64) / 7
+    counts = np.random.default_rng(seed).integers(0, 4, (3, len(rows))).astype(np.float64)
+    x, y = places(rows).T
+    assert set(x) == set(range(len(set(rows[:, 0]))))
+    np.testing.assert_array_equal(
+        spearman_of_places(x, y, counts), spearman(np.exp(rows[:, 0]), rows[:, 1] * 5 - 2, counts)
+    )
 
 
 def test_a_large_offset_and_scale_change_nothing() -> None:

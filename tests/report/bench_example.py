@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from onnxshrink.measure.latency import Timings
-from onnxshrink.measure.machine import Machine
-from onnxshrink.measure.operator_times import NodeTime, OperatorTime, Profile
+from onnxshrink.measured import Machine, NodeTime, OperatorTime, Profile, Timings
 from onnxshrink.report.bench import Bench, BenchModel, LatencyRatio, ModelTimes, Section
 from onnxshrink.report.report import DataFacts
 

@@ -7,15 +7,8 @@ from rich.console import Console
 
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.passes.base import Change
-from onnxshrink.report.comparison import (
-    ChangedFact,
-    Comparison,
-    Pairing,
-    changed_text,
-    compare_documents,
-    compare_reports,
-    compare_within,
-)
+from onnxshrink.report.compared import ChangedFact, Comparison, Pairing, changed_text
+from onnxshrink.report.comparison import compare_documents, compare_reports, compare_within
 from onnxshrink.report.comparison_markdown import comparison_markdown
 from onnxshrink.report.comparison_terminal import render_comparison
 from onnxshrink.report.gates import parse_gates
@@ -156,7 +149,7 @@ def test_comparisons_come_back_from_json() -> None:
 
 def test_documents_of_different_kinds_are_refused() -> None:
     comparison = Comparison("base", ())
-    with pytest.raises(OnnxShrinkError, match="a saved comparison cannot be compared with a saved compression"):
+    with pytest.raises(OnnxShrinkError, match="a saved comparison, which cannot be compared with a saved compression"):
         compare_documents(example_report(), comparison, "n")
     with pytest.raises(OnnxShrinkError, match="documents of kind comparison are not compared"):
         compare_documents(comparison, comparison, "n")

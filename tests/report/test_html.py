@@ -12,6 +12,8 @@ import pytest
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.passes.base import Change, Skip
 from onnxshrink.report import summary
+from onnxshrink.report.figures import figures_of
+from onnxshrink.report.gates import judge, parse_gates
 from onnxshrink.report.html.charts import Dot, pareto_front
 from onnxshrink.report.html.page import check_installed, overview_to_html, to_html
 from onnxshrink.report.html.svg import COLOURS, figure, inline_svg
@@ -261,3 +263,10 @@ def test_without_the_extra_one_line_names_it(library: str, monkeypatch: pytest.M
         with pytest.raises(OnnxShrinkError, match=r"pip install 'onnxshrink\[html\]'") as caught:
             make()  # type: ignore[operator]
         assert "\n" not in str(caught.value)
+
+
+def test_gates_that_hold_do_not_look_like_warnings() -> None:
+    gates = judge(parse_gates(["size<=90%", "size<=1%"]), figures_of(example_report()))
+    page = to_html(replace(example_report(), gates=gates))
+    assert '<li class="good">size&lt;=90%: passed' in page
+    assert '<li class="bad">size&lt;=1%: failed' in page

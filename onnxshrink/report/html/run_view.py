@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxshrink.measured import Accuracy
@@ -117,13 +117,21 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class Note:
+    """A gate's verdict, or what a reader must know; ``tone`` is ``good``, ``bad`` or empty."""
+
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
 class RunView:
     """Everything the template shows of one report. ``key`` prefixes the ids of its parts."""
 
     key: str
     report: Report
     tiles: tuple[Tile, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     rows: tuple[Row, ...]
     kernels: str
     outputs: tuple[tuple[str, ...], ...]
@@ -146,6 +154,15 @@ class RunView:
     command: str
 
 
+_GATE_TONES = {"passed": "good", "failed": "bad"}
+
+
+def _notes(report: Report) -> Iterator[Note]:
+    for gate in report.gates:
+        yield Note(gate_line(gate), _GATE_TONES.get(gate.status, ""))
+    yield from map(Note, report.notes)
+
+
 def run_view(report: Report, key: str) -> RunView:
     """The view of one report; ``key`` is unique on the page."""
     outputs = _outputs(report)
@@ -156,7 +173,7 @@ def run_view(report: Report, key: str) -> RunView:
         key=key,
         report=report,
         tiles=_tiles(report),
-        notes=(*map(gate_line, report.gates), *report.notes)[:_MOST_NOTES],
+        notes=tuple(_notes(report))[:_MOST_NOTES],
         rows=comparison_rows(report),
         kernels=kernels_text(report),
         outputs=tuple(outputs[:_MOST_OUTPUTS]),
