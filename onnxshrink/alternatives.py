@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -54,10 +54,12 @@ class Wish:
             latency from the fastest, the one with the closest outputs. Only ``size`` may give a model slower than the
             cleaned-up one.
         max_drop: the share of the metric that may be lost, or without labels of the agreement with the original.
+        ladder: the alternatives go from mild to strong: the first one that loses too much is the last one tried.
     """
 
     goal: Goal = "balanced"
     max_drop: float = 0.01
+    ladder: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def choose(cleaned: ir.Model, recipes: Sequence[Recipe], trials: Trials, wish: W
     """
     with tempfile.TemporaryDirectory(prefix="onnxshrink-") as folder:
         bench = _Bench(trials, cleaned, Path(folder))
-        tried = [one for one in map(bench.attempt, map(_draft, recipes)) if one is not None]
+        tried = list(_attempts(bench, recipes, wish))
         tried += [faster for one in tried if (faster := _with_float_regions(one, bench)) is not None]
         tried += [spared for one in tried if (spared := _spared(one, bench, wish)) is not None]
         best = _best(tried, wish)
@@ -125,6 +127,15 @@ def choose(cleaned: ir.Model, recipes: Sequence[Recipe], trials: Trials, wish: W
     if best is None:
         return Chosen(cleaned, Recipe(()), (), lines)
     return Chosen(best.model, best.recipe, best.records, lines)
+
+
+def _attempts(bench: _Bench, recipes: Sequence[Recipe], wish: Wish) -> Iterator[_Tried]:
+    for recipe in map(_draft, recipes):
+        one = bench.attempt(recipe)
+        if one is not None:
+            yield one
+            if wish.ladder and (one.facts.failure is not None or (one.facts.drop or 0) > wish.max_drop):
+                return
 
 
 def _draft(recipe: Recipe) -> Recipe:
@@ -191,7 +202,10 @@ class _Bench:
     def attempt(self, recipe: Recipe) -> _Tried | None:
         """The recipe's result, measured; None when its first pass had nothing to do: that is another alternative."""
         self._trials.runner.progress(f"trying {recipe.passes[0].name}")
-        model, records = self._trials.runner.run(self._cleaned, recipe)
+        try:
+            model, records = self._trials.runner.run(self._cleaned, recipe)
+        except OnnxShrinkError as error:  # what it asks for cannot be had of this model
+            return _Tried(self._cleaned, recipe, (), Alternative(str(recipe), failure=str(error)))
         if records[0].status != "applied":
             return None
         self._count += 1

@@ -71,6 +71,13 @@ class _Plan:
     recipe: Recipe
     max_relative_error: float | None
     alternatives: tuple[Recipe, ...] = ()
+    max_drop: float | None = None
+
+    def wish(self, goal: Goal | None, max_drop: float | None) -> Wish:
+        """What is asked of the alternatives; what the user says goes before what the preset says."""
+        if self.max_drop is None:
+            return Wish(goal or "balanced", 0.01 if max_drop is None else max_drop)
+        return Wish(goal or "size", self.max_drop if max_drop is None else max_drop, ladder=True)
 
     @property
     def needs_data(self) -> list[str]:
@@ -100,8 +107,8 @@ def compress(
     memory_bytes: int | None = None,
     calibration_cache: str | os.PathLike[str] | None = None,
     metric: str | Sequence[Metric] | None = None,
-    goal: Goal = "balanced",
-    max_drop: float = 0.01,
+    goal: Goal | None = None,
+    max_drop: float | None = None,
     seed: int = 0,
     force: bool = False,
     in_place: bool = False,
@@ -134,8 +141,10 @@ def compress(
         calibration_cache: a folder that keeps activation statistics from run to run, by the digests of model and data.
         metric: metrics in one line, as the command line spells them, the first deciding; None chooses one by labels
             and outputs.
-        goal: what a preset with alternatives chooses by, see :class:`onnxshrink.alternatives.Wish`.
-        max_drop: the share of the metric, or without labels of the agreement, that such a preset may lose.
+        goal: what a preset with alternatives chooses by, see :class:`onnxshrink.alternatives.Wish`; None:
+            ``balanced``, or ``size`` for the presets that are about size.
+        max_drop: the share of the metric, or without labels of the agreement, that such a preset may lose; None: 1 %,
+            or what the preset says.
         seed: seeds every random choice, and synthetic inputs.
         force: replace an existing output file.
         in_place: replace the input file when no other output is given.
@@ -160,7 +169,7 @@ def compress(
     plan = _plan(preset, recipe)
     metrics = parse_metrics(metric) if isinstance(metric, str) else tuple(metric or ())
     limits = limits_of(gates, recipe, measure=measure, data=data, metrics=metrics)
-    wish = Wish(goal, max_drop)
+    wish = plan.wish(goal, max_drop)
     tell, warn = progress or (lambda _: None), notice or (lambda _: None)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
     destination = _destination(model, output, force=force, in_place=in_place)
@@ -264,7 +273,8 @@ def _plan(preset: str | None, recipe: str | Recipe | None) -> _Plan:
         return _Plan(None, recipe if isinstance(recipe, Recipe) else Recipe.read(recipe), None)
     name = preset or DEFAULT_PRESET
     found = find_preset(name)
-    return _Plan(name, found.recipe, found.max_relative_error, tuple(map(Recipe.parse, found.alternatives)))
+    alternatives = tuple(map(Recipe.parse, found.alternatives))
+    return _Plan(name, found.recipe, found.max_relative_error, alternatives, found.max_drop)
 
 
 def _chosen(
@@ -434,7 +444,7 @@ def _notes(report: Report, trial: Trial | None, provenance_bytes: int) -> Iterat
         names = ", ".join(report.missed_kernels[:3])
         yield f"{len(report.missed_kernels)} quantized layers run in float all the same on this machine: {names}"
     if report.alternatives and not any(one.kept for one in report.alternatives):
-        yield "no int8 form holds what was asked: the cleaned-up model was kept"
+        yield "nothing that was tried holds what was asked: the cleaned-up model was kept"
     if report.preset is None and report.agreement is not None and (report.agreement.relative_error or 0) > _FAR:
         yield f"the recipe moved the outputs far: relative error {report.agreement.relative_error:.2g}"
     grown = report.result.size.file_bytes - report.original.size.file_bytes

@@ -172,3 +172,28 @@ def test_static_quantization_without_calibration_data_is_refused(tmp_path: Path)
     with pytest.raises(DataError, match="quantize-static needs calibration data"):
         compress(SAMPLE / "model.onnx", tmp_path / "out.onnx", recipe="quantize-static")
     assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize(("preset", "max_drop"), [("tiny", None), ("small", 0.0)])
+def test_bits_go_down_until_too_much_is_lost(preset: str, max_drop: float | None, tmp_path: Path) -> None:
+    """The smallest that holds is kept, and nothing is tried behind the first that does not."""
+    folder = SAMPLE.parent / "cancer_mlp"
+    report = compress(
+        folder / "model.onnx",
+        tmp_path / "out.onnx",
+        preset=preset,
+        data=folder / "eval.npz",
+        calibration_data=folder / "calib.npz",
+        latency_seconds=0.2,
+        threads=1,
+        max_drop=max_drop,
+    )
+    allowed = 0.02 if max_drop is None else max_drop
+    tried = [one.text.split(",")[0] for one in report.alternatives]
+    ladder = ["quantize-weights", *(f"choose-bits{{bits={bits}}}" for bits in ("5.0", "4.0", "3.0", "2.5", "2.0"))]
+    assert tried == ladder[: len(tried)]
+    held = [one for one in report.alternatives if one.failure is None and (one.drop or 0) <= allowed]
+    assert report.alternatives[:-1] == tuple(held)[: len(tried) - 1]
+    (kept,) = [one for one in report.alternatives if one.kept]
+    assert (kept.size_bytes or 0) <= 1.01 * min(one.size_bytes or 0 for one in held)
+    assert report.size_ratio < 0.35

@@ -63,14 +63,14 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
 @click.option(
     "--goal",
     type=click.Choice(["balanced", "speed", "size"]),
-    default="balanced",
-    help="What a preset that tries several recipes chooses by; only size may give a slower model.",
+    help="What a preset that tries several recipes chooses by; only size may give a slower model. [default: balanced; "
+    "size for small and tiny]",
 )
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 1),
-    default=0.01,
-    help="Share of the metric, or without labels of the agreement, that such a preset may lose.",
+    help="Share of the metric, or without labels of the agreement, that such a preset may lose. "
+    "[default: 0.01; 0.005 for small, 0.02 for tiny]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seeds random choices and synthetic inputs.")
 @click.option(
@@ -106,8 +106,8 @@ def compress(
     batch_size: int,
     latency_seconds: float,
     metric: str | None,
-    goal: Goal,
-    max_drop: float,
+    goal: Goal | None,
+    max_drop: float | None,
     seed: int,
     external_data: bool | None,
     run_large: bool,
