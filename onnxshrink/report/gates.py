@@ -130,6 +130,7 @@ _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 
 _GATE = re.compile(r"\s*([A-Za-z][\w-]*)\s*(<=|>=|<|>|≤|≥)\s*([-+−]?[\d_]*\.?\d+(?:[eE][-+]?\d+)?)\s*([%\w]*)\s*")
 _LARGEST_BARE_RATIO = 5
+_SMALL_POINTS = 0.01
 _LARGEST_PERCENTAGE = 10
 """Above this ratio people read "12x" better than "1200 %"."""
 
@@ -304,12 +305,18 @@ def value_text(reading: Reading, value: float) -> str:
         "bytes": lambda size: bytes_text(round(size)),
         "ms": milliseconds,
         "count": lambda count: count_text(round(count)),
-        "points": lambda points: f"{points:+.2f} pt".replace("-", "−"),
+        "points": _points_text,
         "share": percent,
         "number": number,
         "decibels": lambda level: f"{level:.1f} dB",
     }
     return texts[reading](value)
+
+
+def _points_text(points: float) -> str:
+    """Points with their sign; of metrics that are no shares they may be small."""
+    digits = ".2g" if 0 < abs(points) < _SMALL_POINTS else ".2f"
+    return f"{points:+{digits}} pt".replace("-", "−")
 
 
 def gate_line(result: GateResult) -> str:

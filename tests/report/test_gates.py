@@ -21,6 +21,7 @@ from onnxshrink.report.gates import (
     read_gates,
     refuse_unlabelled,
     refuse_unmeasured,
+    value_text,
 )
 
 
@@ -186,3 +187,10 @@ def test_wrong_gate_files(text: str, message: str, tmp_path: Path) -> None:
 def test_a_missing_gate_file(tmp_path: Path) -> None:
     with pytest.raises(FileAccessError, match="cannot read the gates"):
         read_gates(tmp_path / "no.toml")
+
+
+@pytest.mark.parametrize(
+    ("points", "text"), [(0, "+0.00 pt"), (-0.5, "−0.50 pt"), (0.00015, "+0.00015 pt"), (12, "+12.00 pt")]
+)
+def test_small_points_are_not_rounded_to_nothing(points: float, text: str) -> None:
+    assert value_text("points", points) == text
