@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from onnxshrink.cli.options import HELP, custom_op_lib_option, data_options, debug_option
+from onnxshrink.cli.options import HELP, custom_op_lib_option, data_options, debug_option, result_options
 
 
 def _counts(low: int, high: int | None = None) -> Callable[[click.Context, click.Parameter, str], tuple[int, ...]]:
@@ -54,17 +54,7 @@ def _number(text: str) -> int | None:
 @click.option("--profile", is_flag=True, help="Show where the time goes, by operator and by node.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seeds made-up inputs.")
 @custom_op_lib_option
-@click.option(
-    "--report",
-    "reports",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the result as .json (every timing included) or .md; repeatable.",
-)
-@click.option("--force", is_flag=True, help="Replace an existing report file.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@result_options("result", ".json (every timing included) or .md")
 @debug_option
 def bench(
     models: tuple[Path, ...],

@@ -17,8 +17,9 @@ from onnxshrink.cli.options import (
     debug_option,
     gate_options,
     metric_option,
+    result_options,
 )
-from onnxshrink.errors import FileAccessError, OnnxShrinkError
+from onnxshrink.errors import OnnxShrinkError
 
 if TYPE_CHECKING:
     from onnxshrink.report.compared import Comparison, Pairing
@@ -38,17 +39,7 @@ _FOR_MODELS = ("data", "data_config", "metric", "threads", "batch_size", "latenc
 @click.option("--seed", type=click.IntRange(0), default=0, help="For models: seeds synthetic inputs.")
 @custom_op_lib_option
 @gate_options
-@click.option(
-    "--report",
-    "reports",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the comparison as .json or .md; repeatable.",
-)
-@click.option("--force", is_flag=True, help="Replace an existing report file.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and failed gates.")
-@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+@result_options("comparison")
 @debug_option
 def compare(
     base: Path,
@@ -99,32 +90,18 @@ def _refuse_options_for_models(context: click.Context) -> None:
 
 
 def _of_reports(base: Path, new: Sequence[Path], gates: Sequence[Gate], uncertain: Uncertain) -> Comparison:
+    from onnxshrink.cli.output import read_saved
     from onnxshrink.report.compared import Comparison
     from onnxshrink.report.comparison import compare_documents
 
-    first = _read(base)
+    first = read_saved(base)
     pairings = []
     for path in new:
         try:
-            pairings.append(compare_documents(first, _read(path), str(path), gates, uncertain))
+            pairings.append(compare_documents(first, read_saved(path), str(path), gates, uncertain))
         except OnnxShrinkError as error:
             raise type(error)(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     return Comparison(str(base), tuple(pairings))
-
-
-def _read(path: Path) -> Any:
-    from onnxshrink.report.json_format import read_document
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FileAccessError(f"cannot read the report {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise OnnxShrinkError(f"{path} is not a text file") from error
-    try:
-        return read_document(text)
-    except OnnxShrinkError as error:
-        raise OnnxShrinkError(f"{path}: {error}") from error
 
 
 def _of_models(

@@ -15,6 +15,7 @@ from onnxshrink.cli.options import (
     debug_option,
     gate_options,
     metric_option,
+    result_options,
 )
 
 if TYPE_CHECKING:
@@ -38,17 +39,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seeds the bootstrap.")
 @custom_op_lib_option
 @gate_options
-@click.option(
-    "--report",
-    "reports",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the result as .json or .md; repeatable.",
-)
-@click.option("--force", is_flag=True, help="Replace an existing report file.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@result_options("result")
 @click.option("-v", "--verbose", is_flag=True, help="Print the agreement of every output.")
 @debug_option
 def evaluate(

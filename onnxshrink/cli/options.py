@@ -117,3 +117,26 @@ def gate_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def result_options(what: str, formats: str = ".json or .md") -> Callable[[Command], Command]:
+    """``--report``, ``--force``, ``--quiet`` and ``--json`` of commands that write no model; ``what`` is told."""
+
+    def add(command: Command) -> Command:
+        for option in (
+            click.option("--json", "as_json", is_flag=True, help=f"Print the {what} as JSON."),
+            click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and failed gates."),
+            click.option("--force", is_flag=True, help="Replace an existing report file."),
+            click.option(
+                "--report",
+                "reports",
+                multiple=True,
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help=f"Write the {what} as {formats}; repeatable.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return add

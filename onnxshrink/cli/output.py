@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,27 @@ if TYPE_CHECKING:
 
 TEXTS = (".json", ".md")
 PAGES = (*TEXTS, ".html")
+
+
+def read_saved(path: Path) -> Any:
+    """Read a saved report, evaluation, bench or comparison.
+
+    Raises:
+        OnnxShrinkError: it cannot be read, or is none; the message names it.
+    """
+    from onnxshrink.errors import FileAccessError, OnnxShrinkError
+    from onnxshrink.report.json_format import read_document
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FileAccessError(f"cannot read the report {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise OnnxShrinkError(f"{path}: a report is UTF-8 text, and this is not") from error
+    try:
+        return read_document(text)
+    except OnnxShrinkError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def check_report_paths(paths: Sequence[Path], *, force: bool, formats: Sequence[str] = TEXTS) -> None:

@@ -80,19 +80,11 @@ def _markdown(document: Any, kind: str | None) -> str:
 
 
 def _read(path: Path, suffix: str) -> Any:
-    from onnxshrink.errors import FileAccessError, OnnxShrinkError
-    from onnxshrink.report.json_format import kind_of, read_document
+    from onnxshrink.cli.output import read_saved
+    from onnxshrink.errors import OnnxShrinkError
+    from onnxshrink.report.json_format import kind_of
 
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FileAccessError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise OnnxShrinkError(f"{path}: a report is UTF-8 text, and this is not") from error
-    try:
-        document = read_document(text)
-    except OnnxShrinkError as error:
-        raise type(error)(f"{path}: {error}") from error
+    document = read_saved(path)
     kind = kind_of(document)
     if suffix == ".html" and kind != "compression":
         raise OnnxShrinkError(f"{path} is a saved {kind}: pages are made of compressions only, write -o FILE.md")
