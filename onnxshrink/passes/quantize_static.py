@@ -35,7 +35,7 @@ from onnxshrink.graph.walk import is_op, label
 from onnxshrink.graph.walked_layer import WalkedLayer
 from onnxshrink.numerics.activation_statistics import ActivationStatistics
 from onnxshrink.numerics.layer_weights import IntegerWeight
-from onnxshrink.numerics.ranges import RangeEstimator, activation_parameters, careful_range, estimate_range
+from onnxshrink.numerics.ranges import Range, RangeEstimator, activation_parameters, careful_range, estimate_range
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
 from onnxshrink.passes.equalize_layers import EqualizeLayers
 from onnxshrink.passes.integer_kernels import data_inputs
@@ -61,6 +61,9 @@ _PREPARATION = (
     "drop-unused",
 )
 _PER_CHANNEL_OPSET = 13
+_NEARLY_EQUAL = 1.05
+"""Ranges that a Concat joins share one that is wider than each of them by this factor at most."""
+
 _WORTH_TRYING = 0.98
 """Equalization and smoothing are tried where they bring the outputs' error in a draft below this share."""
 
@@ -226,6 +229,7 @@ class QuantizeStatic(Pass):
         else:
             estimator: RangeEstimator = self.calibration
             spans = {root: estimate_range(statistics[root], estimator, percentile=self.percentile) for root in roots}
+        _join_concats(spans, placement)
         return {root: activation_parameters(span, self.activation_type, self.symmetric) for root, span in spans.items()}
 
     def _excluded(self, model: ir.Model) -> set[ir.Node]:
@@ -278,6 +282,21 @@ def _walked_names(layer: WeightedLayer) -> tuple[str, str]:
     output, judged = layer.node.outputs[0].name, output_value(layer.node).name
     assert output is not None and judged is not None
     return output, judged
+
+
+def _join_concats(spans: dict[ir.Value, Range], placement: Placement) -> None:
+    """Give what a Concat joins one range where theirs are nearly equal: the kernel then copies, and rounds nothing."""
+    cut = _cut(placement)
+    for node in placement.nodes:
+        if not is_op(node, "Concat"):
+            continue
+        roots = {placement.roots.get(value) for value in (*data_inputs(node), output_value(node))}
+        joined = [spans[root] for root in roots if root is not None and root in spans]
+        if len(joined) < len(roots) or roots & cut:
+            continue
+        union = Range(min(span.low for span in joined), max(span.high for span in joined))
+        if all(union.high - union.low <= _NEARLY_EQUAL * (span.high - span.low) for span in joined):
+            spans.update((root, union) for root in roots if root is not None)
 
 
 def _cut(placement: Placement) -> set[ir.Value]:

@@ -301,3 +301,21 @@ def test_a_quantized_model_is_left_alone() -> None:
     assert not again.result.changed
     assert set(reasons(again.result)) == {"it is quantized already"}
     assert again.change() == 0
+
+
+CONCAT = """m (float[N, 3, 8, 8] x) => (float[N, 4, 4, 4] y) {
+    a = Conv(x, v) r = Relu(a) b = Conv(x, u) s = Relu(b) c = Concat<axis = 1>(r, s) y = Conv(c, w)
+}"""
+
+
+@pytest.mark.parametrize(("factor", "shared"), [(1.0, True), (1.03, True), (1.5, False)])
+def test_nearly_equal_ranges_that_a_concat_joins_become_one(factor: float, shared: bool) -> None:
+    v = normal(4, 3, 3, 3, seed=3, scale=0.4)
+    model = text_model(CONCAT, v=v, u=np.float32(factor) * v, w=normal(4, 8, 3, 3, seed=1, scale=0.3))
+    found = quantized(model, images(size=8), PLAIN)
+    joined = next(node for node in found.model.graph if node.op_type == "Concat")
+    sources = [value.producer() for value in joined.inputs if value is not None]
+    steps = {float(constant_array(node.inputs[1]) or 0) for node in sources if node is not None}
+    assert (len(steps) == 1) is shared
+    assert found.optimized["QLinearConcat"] == 1
+    assert found.runs_as_asked()
