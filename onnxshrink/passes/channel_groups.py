@@ -30,7 +30,6 @@ from onnxshrink.passes.equalization_pairs import (
     Shift,
     arrive,
     commutes_everywhere,
-    fitting,
     require_own_weight,
 )
 from onnxshrink.passes.linear_nodes import LinearNode, linear_node
@@ -116,7 +115,7 @@ class ChannelGroup:
         Raises:
             CannotFold: they do not fit the types they are stored in.
         """
-        new = [_divided(addend, scale) for addend in self.addends]
+        new = [addend.shift.divided(scale[addend.factors]) for addend in self.addends]
         weights: dict[ir.Node, NewConstant] = {}
         for consumer in self.consumers:
             linear = _as_it_is(consumer.linear)
@@ -405,12 +404,6 @@ def _as_it_is(linear: LinearNode) -> LinearNode:
     found = linear_node(linear.node)
     assert found is not None
     return found
-
-
-def _divided(addend: Addend, scale: Float64Array) -> NewConstant:
-    shift = addend.shift
-    divided = shift.vector.astype(np.float64) / scale[addend.factors]
-    return NewConstant(shift.node, shift.index, fitting(divided, shift.vector.dtype, shift.node, -shift.from_end))
 
 
 def _channels(value: ir.Value, from_end: int) -> int | None:

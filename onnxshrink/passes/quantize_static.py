@@ -115,14 +115,14 @@ class QuantizeStatic(Pass):
         if eased is None:
             return self._apply_prepared(model, context)
         reference = model.clone()
-        candidates = [eased] if certain else [eased, model]
-        results = [self._apply_prepared(candidate, context) for candidate in candidates]
-        errors = (
-            [context.output_error(reference, candidate) or 0.0 for candidate in candidates] if not certain else [0.0]
-        )
-        best = int(np.argmin(errors))
-        model.graph = candidates[best].graph
-        return results[best]
+        result = self._apply_prepared(eased, context)
+        if not certain:
+            plain = self._apply_prepared(model, context)
+            without, with_it = (context.output_error(reference, one) or 0.0 for one in (model, eased))
+            if without < with_it:
+                return plain
+        model.graph = eased.graph
+        return result
 
     def _apply_prepared(self, model: ir.Model, context: Context) -> PassResult:
         excluded = self._excluded(model)
