@@ -54,7 +54,8 @@ class Wish:
             latency from the fastest, the one with the closest outputs. Only ``size`` may give a model slower than the
             cleaned-up one.
         max_drop: the share of the metric that may be lost, or without labels of the agreement with the original.
-        ladder: the alternatives go from mild to strong: the first one that loses too much is the last one tried.
+        ladder: the alternatives go from mild to strong: no stronger one is tried than one that loses too much, and no
+            milder one than one that does not.
     """
 
     goal: Goal = "balanced"
@@ -130,12 +131,23 @@ def choose(cleaned: ir.Model, recipes: Sequence[Recipe], trials: Trials, wish: W
 
 
 def _attempts(bench: _Bench, recipes: Sequence[Recipe], wish: Wish) -> Iterator[_Tried]:
-    for recipe in map(_draft, recipes):
-        one = bench.attempt(recipe)
+    if wish.ladder:
+        return _climbed(bench, recipes, wish)
+    return (one for recipe in map(_draft, recipes) if (one := bench.attempt(recipe)) is not None)
+
+
+def _climbed(bench: _Bench, recipes: Sequence[Recipe], wish: Wish) -> Iterator[_Tried]:
+    """The attempts of a bisection for the strongest recipe that holds; one with nothing to do loses nothing."""
+    holds, fails = -1, len(recipes)
+    while fails - holds > 1:
+        middle = (holds + fails) // 2
+        one = bench.attempt(recipes[middle])
+        if one is not None and (one.facts.failure is not None or (one.facts.drop or 0) > wish.max_drop):
+            fails = middle
+        else:
+            holds = middle
         if one is not None:
             yield one
-            if wish.ladder and (one.facts.failure is not None or (one.facts.drop or 0) > wish.max_drop):
-                return
 
 
 def _draft(recipe: Recipe) -> Recipe:

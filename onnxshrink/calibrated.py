@@ -139,6 +139,7 @@ def calibrated_context(
 def _with_activations(context: Context, runs: CalibrationRuns) -> Context:
     return replace(
         context,
+        kept={},
         calibrated=True,
         statistics=runs.statistics,
         second_moments=lambda model, axes: measure_second_moments(

@@ -176,7 +176,7 @@ def test_static_quantization_without_calibration_data_is_refused(tmp_path: Path)
 
 @pytest.mark.parametrize(("preset", "max_drop"), [("tiny", None), ("small", 0.0)])
 def test_bits_go_down_until_too_much_is_lost(preset: str, max_drop: float | None, tmp_path: Path) -> None:
-    """The smallest that holds is kept, and nothing is tried behind the first that does not."""
+    """The smallest that holds is kept; nothing stronger is tried than what lost too much, nor milder than what held."""
     folder = SAMPLE.parent / "cancer_mlp"
     report = compress(
         folder / "model.onnx",
@@ -189,11 +189,15 @@ def test_bits_go_down_until_too_much_is_lost(preset: str, max_drop: float | None
         max_drop=max_drop,
     )
     allowed = 0.02 if max_drop is None else max_drop
-    tried = [one.text.split(",")[0] for one in report.alternatives]
-    ladder = ["quantize-weights", *(f"choose-bits{{bits={bits}}}" for bits in ("5.0", "4.0", "3.0", "2.5", "2.0"))]
-    assert tried == ladder[: len(tried)]
-    held = [one for one in report.alternatives if one.failure is None and (one.drop or 0) <= allowed]
-    assert report.alternatives[:-1] == tuple(held)[: len(tried) - 1]
+    bits = ("6.0", "5.0", "4.0", "3.5", "3.0", "2.5", "2.0")
+    ladder = ["quantize-weights", *(f"choose-bits{{bits={width}}}" for width in bits)]
+    tried = [ladder.index(one.text.split(",")[0]) for one in report.alternatives]
+    holds = [one.failure is None and (one.drop or 0) <= allowed for one in report.alternatives]
+    assert tried[0] == 3
+    assert len(tried) <= 4
+    for index, rung in enumerate(tried[1:], 1):
+        assert all(rung > before if held else rung < before for before, held in zip(tried, holds[:index], strict=False))
     (kept,) = [one for one in report.alternatives if one.kept]
-    assert (kept.size_bytes or 0) <= 1.01 * min(one.size_bytes or 0 for one in held)
+    smallest = min(one.size_bytes or 0 for one, held in zip(report.alternatives, holds, strict=True) if held)
+    assert (kept.size_bytes or 0) <= 1.01 * smallest
     assert report.size_ratio < 0.35

@@ -13,6 +13,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from onnxshrink.calibration.padding import without_padding
 from onnxshrink.data.array_files import open_npz
 from onnxshrink.data.samples import ArraySamples, Block, Rows, Samples, read_ahead
 from onnxshrink.errors import DataError
@@ -298,7 +299,7 @@ class Dataset:
 
 
 class Feeds(Sequence[Feed]):
-    """The feeds of a data set, one run each, read when they are asked for. A slice reads nothing."""
+    """The feeds of a data set, one run each without padding, read when they are asked for. A slice reads nothing."""
 
     def __init__(self, data: Dataset, inputs: Sequence[TensorSpec], runs: range) -> None:
         self._data, self._inputs, self._runs = data, inputs, runs
@@ -307,7 +308,10 @@ class Feeds(Sequence[Feed]):
         return len(self._runs)
 
     def __iter__(self) -> Iterator[Feed]:
-        return self._data.runs(self._inputs, self._runs.start, self._runs.stop)
+        return (
+            without_padding(feed, self._inputs)
+            for feed in self._data.runs(self._inputs, self._runs.start, self._runs.stop)
+        )
 
     @overload
     def __getitem__(self, index: int) -> Feed: ...
@@ -320,7 +324,7 @@ class Feeds(Sequence[Feed]):
         if isinstance(chosen, range):
             assert chosen.step == 1, "feeds are read in order"
             return Feeds(self._data, self._inputs, chosen)
-        return next(self._data.runs(self._inputs, chosen, chosen + 1))
+        return without_padding(next(self._data.runs(self._inputs, chosen, chosen + 1)), self._inputs)
 
 
 def feeds_of(data: Dataset, inputs: Sequence[TensorSpec], limit: int) -> Feeds:
@@ -337,21 +341,6 @@ def feeds_of(data: Dataset, inputs: Sequence[TensorSpec], limit: int) -> Feeds:
     if found < fixed:
         raise DataError(f"{data.description}: {found} samples do not fill the model's fixed batch of {fixed}")
     return Feeds(data, inputs, range(found // fixed))
-
-
-def check_class_labels(labels: np.ndarray, classes: int, origin: str) -> None:
-    """Refuse integer labels that are no index into ``classes`` scores.
-
-    Raises:
-        DataError: a label is negative, or not less than ``classes``.
-    """
-    if labels.dtype.kind not in "iu" or not labels.size:
-        return
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest >= 0 and highest < classes:
-        return
-    hint = ": count from 0, or set label-offset = -1 in the data config" if lowest >= 1 and highest == classes else ""
-    raise DataError(f"{origin}: labels run from {lowest} to {highest}, the model has {classes} classes{hint}")
 
 
 def named_by_order(

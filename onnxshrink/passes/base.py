@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,6 +182,7 @@ class Context:
         output_error: measures how far a changed copy's outputs are from the model's.
         calibrated: whether there is calibration data for the hooks that look at activations.
         draft: the same on fewer samples, for decisions that need no more; None when there is no difference.
+        kept: what passes measured, for the next pass that needs it, by a key that holds all it depends on.
     """
 
     seed: int = 0
@@ -196,6 +197,7 @@ class Context:
     output_error: OutputError = field(default=_no_output_error)
     calibrated: bool = False
     draft: Context | None = None
+    kept: MutableMapping[Hashable, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -32,6 +32,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.errors import RecipeError
+from onnxshrink.graph.load import model_digest
 from onnxshrink.graph.save import serialized_bytes
 from onnxshrink.graph.shapes import infer_shapes
 from onnxshrink.graph.stored_weights import StoredWeight
@@ -39,7 +40,7 @@ from onnxshrink.numerics.shared_weights import Codebook, Grid, Scheme, pinned_ze
 from onnxshrink.numerics.stored_bytes import packed_bytes
 from onnxshrink.passes.base import Change, Context, Effect, Pass, PassResult, Skip
 from onnxshrink.passes.byte_budget import Offer, smallest_budget, spend
-from onnxshrink.passes.layer_repair import paired_moments_at
+from onnxshrink.passes.layer_repair import paired_moments_at, samples_for
 from onnxshrink.passes.share_weights import sharable_weights
 from onnxshrink.passes.value_sharing import SharingSettings, as_rows, reachable, share_values
 from onnxshrink.passes.weight_selection import check_minimum
@@ -107,7 +108,7 @@ class ChooseBits(Pass):
                 skips.append(Skip(weight.name, "the weight holds NaN or infinity"))
         if not weights:
             return PassResult(skips=tuple(skips))
-        offers = self._offers(weights, self._sensitivities(model, weights, context))
+        offers = self._offers(model, weights, context)
         if self.max_error is not None:
             return self._within_error(model, weights, offers, skips, context)
         changes = self._applied(model, weights, spend(offers, self._budget(model, weights, offers)), context)
@@ -141,7 +142,8 @@ class ChooseBits(Pass):
         by_output = {item.stop.changed: item for item in placed}
         trials: dict[ir.Value, np.ndarray] = {}
         if self.assign == "compensated":
-            for step in context.walk(model.clone(), model, [item.stop for item in placed]):
+            samples = samples_for(item.layer for item in placed)
+            for step in context.walk(model.clone(), model, [item.stop for item in placed], samples):
                 layer = by_output[step.layer.changed].layer
                 moments = paired_moments_at(step, layer, context.seed, centred=False)
                 if moments is not None and moments.finite:
@@ -163,18 +165,27 @@ class ChooseBits(Pass):
             for weight in weights
         }
 
-    def _offers(self, weights: Sequence[StoredWeight], sensitivities: Mapping[ir.Value, float]) -> Offers:
-        offers: Offers = {}
-        for weight in weights:
-            zeros = pinned_zeros(weight.array())
-            count = 0 if zeros is None else int(zeros.sum())
-            choices: list[Offer[Scheme | None]] = [Offer(None, weight.tensor.nbytes, 0.0)]
-            for scheme in self._schemes():
-                numbers = scheme.entries if isinstance(scheme, Codebook) else _channels(weight)
-                size = packed_bytes(weight.tensor.size, scheme.bits, numbers, count) + _DECODER_BYTES
-                choices.append(Offer(scheme, size, sensitivities[weight.value] * _own_error(weight, scheme)))
-            offers[weight.value] = choices
-        return offers
+    def _offers(self, model: ir.Model, weights: Sequence[StoredWeight], context: Context) -> Offers:
+        """What each weight may become; measured once for all budgets."""
+        measures = replace(self, bits=None, size=None, max_error=None, correct_biases=True)
+        key = measures, model_digest(model), context.seed
+        if key not in context.kept:
+            sensitivities = self._sensitivities(model, weights, context)
+            context.kept[key] = {
+                weight.value.name: self._choices(weight, sensitivities[weight.value]) for weight in weights
+            }
+        known = context.kept[key]
+        return {weight.value: known[weight.value.name] for weight in weights}
+
+    def _choices(self, weight: StoredWeight, sensitivity: float) -> list[Offer[Scheme | None]]:
+        zeros = pinned_zeros(weight.array())
+        count = 0 if zeros is None else int(zeros.sum())
+        choices: list[Offer[Scheme | None]] = [Offer(None, weight.tensor.nbytes, 0.0)]
+        for scheme in self._schemes():
+            numbers = scheme.entries if isinstance(scheme, Codebook) else _channels(weight)
+            size = packed_bytes(weight.tensor.size, scheme.bits, numbers, count) + _DECODER_BYTES
+            choices.append(Offer(scheme, size, sensitivity * _own_error(weight, scheme)))
+        return choices
 
     def _schemes(self) -> list[Scheme]:
         grids: list[Scheme] = [Grid(bits) for bits in _WIDTHS] if self.values != "codebook" else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +17,12 @@ from onnxshrink.passes.weighted_layers import WeightedLayer, weighted_layer
 _FEWEST_COLUMNS, _MOST_COLUMNS = 2048, 6144
 """Columns that second moments are taken over: three times the reduction, within these bounds."""
 
-_SAMPLES = 64
+_ROW_SAMPLES = 256
+
+
+def samples_for(layers: Iterable[WeightedLayer]) -> int | None:
+    """How many samples a walk should take along: more for layers that read a few rows of each, not patches."""
+    return _ROW_SAMPLES if any(layer.window is None for layer in layers) else None
 
 
 def input_moments_at(step: LayerStep, layer: WeightedLayer, seed: int) -> np.ndarray | None:
@@ -25,19 +30,20 @@ def input_moments_at(step: LayerStep, layer: WeightedLayer, seed: int) -> np.nda
 
     About the means where a bias makes up for them.
     """
-    columns = _columns_per_sample(layer)
+    columns = _columns_per_sample(step, layer)
     activations = (changed for _, changed in step.inputs())
     return input_moments(activations, layer.window, columns, centred=layer.bias is not None, seed=seed)
 
 
 def paired_moments_at(step: LayerStep, layer: WeightedLayer, seed: int, *, centred: bool) -> PairedMoments | None:
     """Second moments of what the layer reads in the reference and in the changed model."""
-    return paired_moments(step.inputs(), layer.window, _columns_per_sample(layer), centred=centred, seed=seed)
+    columns = _columns_per_sample(step, layer)
+    return paired_moments(step.inputs(), layer.window, columns, centred=centred, seed=seed)
 
 
-def _columns_per_sample(layer: WeightedLayer) -> int:
+def _columns_per_sample(step: LayerStep, layer: WeightedLayer) -> int:
     reduction: int = layer.rows(layer.weight).shape[2]
-    return -(-min(max(_FEWEST_COLUMNS, 3 * reduction), _MOST_COLUMNS) // _SAMPLES)
+    return -(-min(max(_FEWEST_COLUMNS, 3 * reduction), _MOST_COLUMNS) // step.samples)
 
 
 def correct_bias(model: ir.Model, names: Names, step: LayerStep, layer: WeightedLayer) -> None:

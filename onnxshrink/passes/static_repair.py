@@ -34,7 +34,7 @@ from onnxshrink.numerics.ranges import (
     careful_range,
 )
 from onnxshrink.passes.base import Context, LayerStep
-from onnxshrink.passes.layer_repair import correct_bias, input_moments_at
+from onnxshrink.passes.layer_repair import correct_bias, input_moments_at, samples_for
 from onnxshrink.passes.own_constants import give_own_constant
 from onnxshrink.passes.qdq_nodes import ActivationScale
 from onnxshrink.passes.weighted_layers import WeightedLayer
@@ -97,7 +97,7 @@ class StaticRepair:
         by_output = {walked.changed: layer for walked, layer in layers}
         waiting = self._roots_by_layer(list(by_output))
         stops = [walked for walked, _ in layers] if self.settings.looks_at_activations else []
-        for step in context.walk(reference, self.model, stops):
+        for step in context.walk(reference, self.model, stops, samples_for(layer for _, layer in layers)):
             layer = by_output[step.layer.changed]
             if self.settings.choose_ranges:
                 for root in waiting[step.layer.changed]:

@@ -25,7 +25,7 @@ from onnxshrink.graph.walked_layer import WalkedLayer
 from onnxshrink.numerics.compensated_rounding import target_weights
 from onnxshrink.numerics.shared_weights import Scheme, SharedRows, pinned_zeros, share_rows
 from onnxshrink.passes.base import Change, Context, LayerStep, Skip
-from onnxshrink.passes.layer_repair import add_biases, correct_bias, paired_moments_at
+from onnxshrink.passes.layer_repair import add_biases, correct_bias, paired_moments_at, samples_for
 from onnxshrink.passes.weighted_layers import WeightedLayer, weighted_layer
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
@@ -196,7 +196,8 @@ def _walked(
         placed, _ = reachable(model, [item.weight for item in placed])
     reference, names = model.clone(), Names(model)
     by_output = {item.stop.changed: item for item in placed}
-    for step in context.walk(reference, model, [item.stop for item in placed]):
+    samples = samples_for(item.layer for item in placed)
+    for step in context.walk(reference, model, [item.stop for item in placed], samples):
         item = by_output[step.layer.changed]
         layer = item.layer
         rows, moments = _targets(step, layer, settings, context.seed)
