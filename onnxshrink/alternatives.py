@@ -53,7 +53,7 @@ class Wish:
         goal: ``speed``: the fastest; ``size``: the smallest; ``balanced``: of those within a tenth of the float model's
             latency from the fastest, the one with the closest outputs. Only ``size`` may give a model slower than the
             cleaned-up one.
-        max_drop: the share of the metric that may be lost, or without labels of the agreement with the original.
+        max_drop: the share of the metric that may be lost, or without labels of the outputs' variance.
         ladder: the alternatives go from mild to strong: no stronger one is tried than one that loses too much, and no
             milder one than one that does not.
     """
@@ -266,13 +266,16 @@ def _saved(model: ir.Model, path: Path) -> Path:
 
 
 def relative_drop(agreement: Agreement, accuracy: Accuracy | None) -> float:
-    """What is lost of the metric, as a share of it; without labels, of the agreement with the original.
+    """What is lost of the metric, as a share of it; without labels, of what the original's outputs say.
 
-    Agreement is the share of the outputs' energy that is kept, 1 − ‖f − f'‖²/‖f‖²: a drop of 1 % is a relative error of
-    0.1. The share of samples with another best class is no measure of loss: as many may get better as worse.
+    That is their variance over the samples, and of several outputs the one that loses most counts: an output that is
+    nearly constant has much energy and says little. Where there is no variance, it is the energy, ‖f − f'‖²/‖f‖². The
+    share of samples with another best class is no measure of loss: as many may get better as worse.
     """
     if accuracy is not None:
         return _metric_drop(accuracy)
+    if agreement.unexplained_variance is not None:
+        return agreement.unexplained_variance
     if agreement.relative_error is not None:
         return agreement.relative_error**2
     return 1 - agreement.equal_share

@@ -22,14 +22,12 @@ def provenance_of(
     seed: int,
     batch_size: int,
     threads: int,
-    samples: int,
     run_large: bool,
 ) -> Provenance:
     """How the result was made; without the data when no pass that was done may have looked at it.
 
     Args:
         done: recipes and what became of their passes, in the order of both.
-        samples: of calibration, as asked for.
         run_large: whether the model was run though it is above the limit.
     """
     recipe = recipe_of([(recipe, [record.status for record in records]) for recipe, records in done])
@@ -50,4 +48,4 @@ def provenance_of(
         found = replace(found, data_sha256=feeds_digest(trial.check.feeds))
     if trial.calibration is None:
         return found
-    return replace(found, calibration_sha256=trial.calibration.digest, calibration_samples=samples)
+    return replace(found, calibration_sha256=trial.calibration.digest, calibration_samples=trial.calibration_samples)

@@ -103,6 +103,10 @@ class OutputAgreement:
         sqnr_db: also None when it is not finite (equal outputs, or a signal or error without bounds).
         top1: share of samples with the same best class; None unless every batch looked like class scores
             (see :func:`class_scores`).
+        unexplained_variance: Σ (f − f')² / Σ (f − mean f)², the mean of each element being over the samples: the share
+            of what changes from sample to sample that is lost. Outputs that are nearly constant, as the scores of a
+            detector's many empty boxes are, hide it from ``relative_error``. None when nothing changes, or when the
+            shape does.
     """
 
     name: str
@@ -113,6 +117,7 @@ class OutputAgreement:
     cosine: float | None
     sqnr_db: float | None
     top1: float | None
+    unexplained_variance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,12 @@ class Agreement:
         """Root mean square of the outputs' relative errors, each output counting the same; None when none has one."""
         known = [output.relative_error for output in self.outputs if output.relative_error is not None]
         return math.sqrt(sum(error**2 for error in known) / len(known)) if known else None
+
+    @property
+    def unexplained_variance(self) -> float | None:
+        """That of the output that has most; None when none has any."""
+        known = [output.unexplained_variance for output in self.outputs if output.unexplained_variance is not None]
+        return max(known, default=None)
 
 
 @dataclass(frozen=True)

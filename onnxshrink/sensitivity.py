@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from onnxshrink.calibrated import CalibrationRuns, calibrated_context
 from onnxshrink.calibration.dataset import Dataset, Feed, feeds_of
+from onnxshrink.calibration.dataset import calibration_samples as default_samples
 from onnxshrink.calibration.layer_errors import combined_error, exclusions, measure_layer_errors
 from onnxshrink.data.read import ConfigLike, DataLike, read_data
 from onnxshrink.errors import DataError, ModelError, RecipeError
@@ -106,7 +107,7 @@ def measure_sensitivity(
     recipe: str | Recipe = "quantize-static",
     data_config: ConfigLike | None = None,
     calibration_data: DataLike | None = None,
-    calibration_samples: int = 100,
+    calibration_samples: int | None = None,
     memory_bytes: int | None = None,
     max_error: float | None = None,
     seed: int = 0,
@@ -123,7 +124,7 @@ def measure_sensitivity(
         recipe: holds ``quantize-static`` once; passes before it are applied first, those behind it are not.
         data_config: a TOML file that says how ``data`` and ``calibration_data`` are read; see docs/data.md.
         calibration_data: samples to find activation ranges on, like ``data``; None takes the samples of ``data``.
-        calibration_samples: how many of them, from the first on.
+        calibration_samples: how many of them, from the first on; None: 100, or 512 where a sample is a text.
         memory_bytes: what activations may take while they are calibrated; None: a quarter of the machine's memory.
         max_error: the relative error of the outputs that the suggested recipe should reach, as predicted; None suggests
             the knee, behind which a node in float gains less than the average node.
@@ -152,7 +153,8 @@ def measure_sensitivity(
             calibration = _dataset(calibration_data, inputs, data_config, source)
         for line in dict.fromkeys(samples.explanation + calibration.explanation):
             warn(line)
-        runs = CalibrationRuns(feeds_of(calibration, inputs, calibration_samples), settings, memory_bytes)
+        count = calibration_samples or default_samples(inputs)
+        runs = CalibrationRuns(feeds_of(calibration, inputs, count), settings, memory_bytes)
         context = calibrated_context(seed, list(runs.feeds[:CHECK_SAMPLES]), settings, runs)
         cleaned = source.model
         if position:

@@ -103,7 +103,7 @@ def compress(
     data: DataLike | None = None,
     data_config: ConfigLike | None = None,
     calibration_data: DataLike | None = None,
-    calibration_samples: int = 100,
+    calibration_samples: int | None = None,
     memory_bytes: int | None = None,
     calibration_cache: str | os.PathLike[str] | None = None,
     metric: str | Sequence[Metric] | None = None,
@@ -136,7 +136,7 @@ def compress(
         data_config: a TOML file that says how ``data`` and ``calibration_data`` are read; None: the one that lies
             beside or inside them, if any. See docs/data.md.
         calibration_data: samples to find activation ranges on, like ``data``; None takes the samples of ``data``.
-        calibration_samples: how many of them, from the first on.
+        calibration_samples: how many of them, from the first on; None: 100, or 512 where a sample is a text.
         memory_bytes: what activations may take while they are calibrated; None: a quarter of the machine's memory.
         calibration_cache: a folder that keeps activation statistics from run to run, by the digests of model and data.
         metric: metrics in one line, as the command line spells them, the first deciding; None chooses one by labels
@@ -221,7 +221,6 @@ def compress(
             seed=seed,
             batch_size=batch_size,
             threads=threads,
-            samples=calibration_samples,
             run_large=run_large and large,
         )
         stamp(result, made)

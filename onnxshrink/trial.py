@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxshrink.calibrated import CalibrationRuns
-from onnxshrink.calibration.dataset import Dataset, feeds_of
+from onnxshrink.calibration.dataset import Dataset, calibration_samples, feeds_of
 from onnxshrink.calibration.synthetic import synthetic_dataset
 from onnxshrink.data.read import ConfigLike, DataLike, read_data
 from onnxshrink.errors import ModelError
@@ -37,7 +37,7 @@ class CalibrationWish:
     """What the user wants activations to be calibrated on."""
 
     data: DataLike | None
-    samples: int
+    samples: int | None
     memory_bytes: int | None
     cache: Path | None
 
@@ -46,13 +46,14 @@ class CalibrationWish:
 class Trial:
     """The data to run the models on, and the check that passes have to hold against.
 
-    ``calibration`` is what ranges are found on: None without real data. ``explanation``: what was guessed about the
-    data and the calibration data.
+    ``calibration`` is what ranges are found on, the first ``calibration_samples`` of the data: None without real data.
+    ``explanation``: what was guessed about the data and the calibration data.
     """
 
     data: Dataset
     check: OutputCheck
     calibration: CalibrationRuns | None
+    calibration_samples: int
     explanation: tuple[str, ...] = ()
 
 
@@ -82,19 +83,20 @@ def prepare_trial(
         others = samples
         if calibration.data is not None:
             others = _samples(calibration.data, config, source, session, seed=0, batch_size=1)
-        runs = _calibration_runs(calibration, others, session, settings)
+        count = calibration.samples or calibration_samples(session.inputs)
+        runs = _calibration_runs(calibration, count, others, session, settings)
     deterministic = agreement_of(reference[:1], [again]).equal_share == 1
     check = OutputCheck(feeds, reference, plain, deterministic, rounding_tolerance(source.model), max_relative_error)
-    return Trial(samples, check, runs, tuple(dict.fromkeys(samples.explanation + others.explanation)))
+    return Trial(samples, check, runs, count, tuple(dict.fromkeys(samples.explanation + others.explanation)))
 
 
 def _calibration_runs(
-    wanted: CalibrationWish, samples: Dataset, session: Session, settings: SessionSettings
+    wanted: CalibrationWish, count: int, samples: Dataset, session: Session, settings: SessionSettings
 ) -> CalibrationRuns | None:
     """The calibration samples, one run each; None when only synthetic data is at hand."""
     if samples.synthetic:
         return None
-    feeds = feeds_of(samples, session.inputs, wanted.samples)
+    feeds = feeds_of(samples, session.inputs, count)
     return CalibrationRuns(feeds, replace(settings, optimized=False), wanted.memory_bytes, wanted.cache)
 
 

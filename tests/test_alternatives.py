@@ -15,7 +15,7 @@ from onnxshrink.errors import DataError
 from onnxshrink.graph.load import load_model
 from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.session import open_session
-from onnxshrink.measured import Accuracy, Agreement, Unit
+from onnxshrink.measured import Accuracy, Agreement, OutputAgreement, Unit
 from onnxshrink.report.report import Alternative, Report
 from onnxshrink.shrink import compress
 
@@ -57,7 +57,7 @@ def test_a_latency_that_is_not_significant_counts_as_equal() -> None:
     assert pick([noisy, WEIGHTS], Wish("speed")) == 1
 
 
-def test_the_drop_is_that_of_the_metric_or_the_lost_energy() -> None:
+def test_the_drop_is_that_of_the_metric_or_the_lost_variance_or_energy() -> None:
     agreement = Agreement(
         samples=100,
         outputs=(),
@@ -69,6 +69,11 @@ def test_the_drop_is_that_of_the_metric_or_the_lost_energy() -> None:
         top1=0.9,
     )
     assert relative_drop(agreement, None) == pytest.approx(0.01)
+    outputs = tuple(
+        OutputAgreement("y", 1, 0.0, 1.0, 0.1, None, None, None, unexplained_variance=lost)
+        for lost in (0.02, 0.3, None)
+    )
+    assert relative_drop(replace(agreement, outputs=outputs), None) == 0.3
     accuracy = Accuracy("top-1", "y", samples=100, original=0.8, result=0.77, p_value=0.5)
     assert relative_drop(agreement, accuracy) == pytest.approx((0.03 - 0.01) / 0.8)  # one sample says nothing
     assert relative_drop(agreement, replace(accuracy, result=0.79)) == pytest.approx(0)

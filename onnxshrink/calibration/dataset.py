@@ -13,7 +13,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from onnxshrink.calibration.padding import without_padding
+from onnxshrink.calibration.padding import MASK, without_padding
 from onnxshrink.data.array_files import open_npz
 from onnxshrink.data.samples import ArraySamples, Block, Rows, Samples, read_ahead
 from onnxshrink.errors import DataError
@@ -23,6 +23,8 @@ LABEL = "label"
 """The array of this name holds the labels, unless the model has an input called so."""
 
 Feed = Mapping[str, np.ndarray]
+
+_SAMPLES, _SENTENCES = 100, 512
 
 
 @dataclass(frozen=True)
@@ -341,6 +343,14 @@ def feeds_of(data: Dataset, inputs: Sequence[TensorSpec], limit: int) -> Feeds:
     if found < fixed:
         raise DataError(f"{data.description}: {found} samples do not fill the model's fixed batch of {fixed}")
     return Feeds(data, inputs, range(found // fixed))
+
+
+def calibration_samples(inputs: Sequence[TensorSpec]) -> int:
+    """How many samples calibrate a model when nobody says: more where one is a row of tokens than where it is an image.
+
+    With 100 sentences instead of 512, second moments made an encoder at 3 bits lose 8 points instead of 1.
+    """
+    return _SENTENCES if any(spec.name == MASK for spec in inputs) else _SAMPLES
 
 
 def named_by_order(

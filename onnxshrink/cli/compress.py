@@ -69,7 +69,7 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
 @click.option(
     "--max-drop",
     type=click.FloatRange(0, 1),
-    help="Share of the metric, or without labels of the agreement, that such a preset may lose. "
+    help="Share of the metric, or without labels of the outputs' variance, that such a preset may lose. "
     "[default: 0.01; 0.005 for small, 0.02 for tiny]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seeds random choices and synthetic inputs.")
@@ -97,7 +97,7 @@ def compress(
     data: Path | None,
     data_config: Path | None,
     calibration_data: Path | None,
-    calibration_samples: int,
+    calibration_samples: int | None,
     memory_bytes: int | None,
     calibration_cache: Path | None,
     reports: tuple[Path, ...],

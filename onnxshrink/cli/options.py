@@ -72,7 +72,11 @@ def calibration_options(command: Command) -> Command:
             metavar="MIB",
             help="What activations may take while they are calibrated. [default: a quarter of RAM]",
         ),
-        click.option("--calibration-samples", type=click.IntRange(1), default=100, help="How many of them are used."),
+        click.option(
+            "--calibration-samples",
+            type=click.IntRange(1),
+            help="How many of them are used. [default: 100; 512 for models that take tokens and an attention_mask]",
+        ),
         click.option(
             "--calibration-data",
             type=click.Path(path_type=Path),

@@ -38,7 +38,7 @@ def sensitivity(
     data: Path | None,
     data_config: Path | None,
     calibration_data: Path | None,
-    calibration_samples: int,
+    calibration_samples: int | None,
     recipe: str,
     max_error: float | None,
     top: int,

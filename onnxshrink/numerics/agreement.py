@@ -4,6 +4,8 @@ With f the original's output and f' the result's, over all samples:
 
     relative error = ‖f − f'‖ / ‖f‖        cosine = ⟨f, f'⟩ / (‖f‖ ‖f'‖)        SQNR = 10·log10(‖f‖² / ‖f − f'‖²) dB
 
+    unexplained variance = Σ (f − f')² / Σ (f − f̄)²,   f̄ the mean of each element over the samples
+
 Elements that are the same infinity, or NaN on both sides, agree; any other difference that involves one is an
 infinite error. Shapes that differ are an infinite error too.
 """
@@ -17,6 +19,9 @@ from typing import Any
 import numpy as np
 
 from onnxshrink.measured import Agreement, OutputAgreement
+
+_LEAST_VARIANCE = 1e-9
+"""Share of an output's energy: what changes less is rounding."""
 
 
 def class_scores(output: Any) -> np.ndarray | None:
@@ -50,7 +55,7 @@ class AgreementMeter:
         """
         self._samples += samples
         for name, output in original.items():
-            self._outputs.setdefault(name, _OutputMeter()).add(output, result[name])
+            self._outputs.setdefault(name, _OutputMeter()).add(output, result[name], samples)
 
     def agreement(self) -> Agreement:
         """The agreement over everything added so far."""
@@ -122,6 +127,11 @@ class _Energies:
             return 0.0
         return math.sqrt(self._error / self._reference) if self._reference else math.inf
 
+    def unexplained(self, means: _Means) -> float | None:
+        """Share of the reference's variance over the samples that is lost; None when that is unknown."""
+        variance = means.variance(self._reference)
+        return None if variance is None else self._error / variance
+
     @property
     def cosine(self) -> float | None:
         norms = math.sqrt(self._reference) * math.sqrt(self._result)
@@ -135,16 +145,49 @@ class _Energies:
         return None if error is None or error == 0 or math.isinf(error) else -20 * math.log10(error)
 
 
+class _Means:
+    """Means of each element over the samples, and from them the energy of what changes."""
+
+    def __init__(self) -> None:
+        self._total: np.ndarray | None = None
+        self._samples = 0
+        self._usable = True
+
+    def add(self, output: Any, samples: int) -> None:
+        if not self._usable:
+            return
+        if not isinstance(output, np.ndarray) or not np.issubdtype(output.dtype, np.floating):
+            self._usable = False
+            return
+        batched = output.ndim > 0 and output.shape[0] == samples
+        added = output.sum(axis=0, dtype=np.float64) if batched else output.astype(np.float64)
+        if (self._total is not None and self._total.shape != added.shape) or not (batched or samples == 1):
+            self._usable = False
+            return
+        self._total = added if self._total is None else self._total + added
+        self._samples += samples
+
+    def variance(self, energy: float) -> float | None:
+        """Σ (f − f̄)² of outputs whose Σ f² is ``energy``, without bias; None when it drowns in rounding."""
+        if not self._usable or self._total is None or self._samples < 2:
+            return None
+        constant = float(np.square(self._total).sum()) / self._samples
+        found = (energy - constant) * self._samples / (self._samples - 1)
+        return found if found > _LEAST_VARIANCE * energy else None
+
+
 class _OutputMeter:
     def __init__(self) -> None:
         self.energies = _Energies()
+        self._means = _Means()
         self.elements = 0
         self.equal = 0
         self._rows = 0
         self._same_class = 0
         self._classifier = True
 
-    def add(self, original: Any, result: Any) -> None:
+    def add(self, original: Any, result: Any, samples: int) -> None:
+        self._means.add(original, samples)
         for reference, other in _leaves(original, result):
             self._compare(reference, other)
         scores, other_scores = class_scores(original), class_scores(result)
@@ -178,6 +221,7 @@ class _OutputMeter:
             cosine=self.energies.cosine,
             sqnr_db=self.energies.sqnr_db,
             top1=_share(self._same_class, self._rows) if self._classifier and self._rows else None,
+            unexplained_variance=self.energies.unexplained(self._means),
         )
 
 

@@ -151,3 +151,56 @@ def test_what_looks_like_class_scores(output: Any, looks_like_scores: bool) -> N
 def test_nothing_added_agrees_about_nothing() -> None:
     agreement = AgreementMeter().agreement()
     assert agreement == Agreement(0, (), 1.0, None, None, None, None, None)
+
+
+@given(
+    hnp.arrays(np.float32, (6, 3, 2), elements=st.floats(-100, 100, width=32)),
+    hnp.arrays(np.float32, (6, 3, 2), elements=st.floats(-1, 1, width=32)),
+    st.sampled_from([1, 2, 3, 6]),
+)
+def test_unexplained_variance_is_of_what_changes_from_sample_to_sample(
+    original: np.ndarray, noise: np.ndarray, batch: int
+) -> None:
+    result = original + noise
+    meter = AgreementMeter()
+    for start in range(0, 6, batch):
+        chosen = slice(start, start + batch)
+        meter.add({"y": original[chosen]}, {"y": result[chosen]}, batch)
+    f, g = original.astype(np.float64), result.astype(np.float64)
+    variance = np.square(f - f.mean(axis=0)).sum() * 6 / 5
+    found = meter.agreement().unexplained_variance
+    if variance > 1e-6 * np.square(f).sum():
+        assert found == pytest.approx(np.square(f - g).sum() / variance, rel=1e-6)
+    elif variance == 0:
+        assert found is None
+
+
+def test_an_output_that_hardly_changes_counts_as_much_as_others() -> None:
+    """A detector's scores: nearly all of their energy is that nothing is there."""
+    rng = np.random.default_rng(0)
+    scores = np.zeros((32, 1000, 2), np.float32)
+    scores[..., 0] = 1
+    faces = np.arange(32), rng.integers(0, 1000, 32)
+    scores[faces] = (0, 1)
+    missed = np.zeros_like(scores)
+    missed[..., 0] = 1
+    boxes = rng.normal(size=(32, 8)).astype(np.float32)
+    meter = AgreementMeter()
+    for sample in range(32):
+        chosen = slice(sample, sample + 1)
+        meter.add({"s": scores[chosen], "b": boxes[chosen]}, {"s": missed[chosen], "b": boxes[chosen]})
+    agreement = meter.agreement()
+    assert agreement.relative_error is not None
+    assert agreement.relative_error < 0.05
+    assert agreement.unexplained_variance == pytest.approx(1, rel=0.05)
+    assert agreement.outputs[1].unexplained_variance == 0
+
+
+def test_no_variance_where_there_is_one_sample_or_shapes_change() -> None:
+    x = np.ones((1, 3), np.float32)
+    assert agreement_of(x, x).unexplained_variance is None
+    meter = AgreementMeter()
+    meter.add({"y": x}, {"y": x})
+    meter.add({"y": np.ones((1, 4), np.float32)}, {"y": np.ones((1, 4), np.float32)})
+    assert meter.agreement().unexplained_variance is None
+    assert agreement_of([x, x], [x, x]).unexplained_variance is None
