@@ -16,7 +16,7 @@ from onnxshrink.atomic_files import check_destination
 from onnxshrink.calibrated import calibrated_context
 from onnxshrink.calibration.dataset import Dataset
 from onnxshrink.data.read import ConfigLike, DataLike
-from onnxshrink.errors import CheckError, DataError, FileAccessError, ModelError, RecipeError
+from onnxshrink.errors import CheckError, DataError, FileAccessError, ModelError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
 from onnxshrink.graph.load import file_digest, load_model, uses_external_files, weight_bytes
 from onnxshrink.graph.save import StagedModel, stage_model
@@ -33,7 +33,7 @@ from onnxshrink.metrics.spelling import parse_metrics
 from onnxshrink.passes.base import Context, Effect
 from onnxshrink.passes.checks import CheckFailure, Outputs
 from onnxshrink.passes.runner import PassRunner
-from onnxshrink.presets import DEFAULT_PRESET, find_preset
+from onnxshrink.plan import Plan, plan_of
 from onnxshrink.provenance import stamp, stamp_bytes
 from onnxshrink.recipe import Recipe
 from onnxshrink.report.figures import figures_of
@@ -64,28 +64,6 @@ _FAR = 0.1
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What to do to the model, whichever way the user said it."""
-
-    preset: str | None
-    recipe: Recipe
-    max_relative_error: float | None
-    alternatives: tuple[Recipe, ...] = ()
-    max_drop: float | None = None
-
-    def wish(self, goal: Goal | None, max_drop: float | None) -> Wish:
-        """What is asked of the alternatives; what the user says goes before what the preset says."""
-        if self.max_drop is None:
-            return Wish(goal or "balanced", 0.01 if max_drop is None else max_drop)
-        return Wish(goal or "size", self.max_drop if max_drop is None else max_drop, ladder=True)
-
-    @property
-    def needs_data(self) -> list[str]:
-        """Names of the passes that do nothing without calibration data."""
-        return [one_pass.name for one_pass in self.recipe if one_pass.needs_data]
-
-
-@dataclass(frozen=True)
 class _Result:
     """The compressed model, the file it is in now, and the file it will be in (None: nowhere)."""
 
@@ -109,6 +87,7 @@ def compress(
     metric: str | Sequence[Metric] | None = None,
     goal: Goal | None = None,
     max_drop: float | None = None,
+    max_load_ratio: float | None = None,
     seed: int = 0,
     force: bool = False,
     in_place: bool = False,
@@ -145,6 +124,8 @@ def compress(
             ``balanced``, or ``size`` for the presets that are about size.
         max_drop: the share of the metric, or without labels of the agreement, that such a preset may lose; None: 1 %,
             or what the preset says.
+        max_load_ratio: load time of the result, as a multiple of the original's: ``pack-weights`` packs no tighter than
+            it is estimated to allow, and what is measured is judged by a gate ``load<=…%``.
         seed: seeds every random choice, and synthetic inputs.
         force: replace an existing output file.
         in_place: replace the input file when no other output is given.
@@ -166,8 +147,10 @@ def compress(
     Raises:
         OnnxShrinkError: one of its subclasses; nothing is written then.
     """
-    plan = _plan(preset, recipe)
+    plan = plan_of(preset, recipe, max_load_ratio)
     metrics = parse_metrics(metric) if isinstance(metric, str) else tuple(metric or ())
+    if max_load_ratio is not None and measure:
+        gates = (*gates, f"load<={100 * max_load_ratio:g}%")
     limits = limits_of(gates, recipe, measure=measure, data=data, metrics=metrics)
     wish = plan.wish(goal, max_drop)
     tell, warn = progress or (lambda _: None), notice or (lambda _: None)
@@ -192,8 +175,7 @@ def compress(
         refuse_unanswerable(limits, trial, metrics)
         for one in metrics if measure else ():
             one.check(labelled=trial is not None and trial.data.labels is not None)
-        if plan.needs_data and (trial is None or trial.calibration is None):
-            raise DataError(f"{plan.needs_data[0]} needs calibration data: give --data or --calibration-data")
+        plan.check_data(calibrated=trial is not None and trial.calibration is not None)
         runner = PassRunner(_context(trial, seed), trial.check if trial else None, tell)
         result, records = runner.run(source.model, plan.recipe)
         done = [(plan.recipe, records)]
@@ -265,20 +247,9 @@ def compress(
     return report
 
 
-def _plan(preset: str | None, recipe: str | Recipe | None) -> _Plan:
-    if preset is not None and recipe is not None:
-        raise RecipeError("give a preset or a recipe, not both")
-    if recipe is not None:
-        return _Plan(None, recipe if isinstance(recipe, Recipe) else Recipe.read(recipe), None)
-    name = preset or DEFAULT_PRESET
-    found = find_preset(name)
-    alternatives = tuple(map(Recipe.parse, found.alternatives))
-    return _Plan(name, found.recipe, found.max_relative_error, alternatives, found.max_drop)
-
-
 def _chosen(
     cleaned: ir.Model,
-    plan: _Plan,
+    plan: Plan,
     trial: Trial | None,
     runner: PassRunner,
     settings: SessionSettings,
@@ -365,7 +336,7 @@ def _verify(source: Source, staged: StagedModel, trial: Trial | None, records: S
 def _report(
     source: Source,
     result: _Result,
-    plan: _Plan,
+    plan: Plan,
     records: tuple[PassRecord, ...],
     tried: tuple[Alternative, ...],
     trial: Trial | None,

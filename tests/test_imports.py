@@ -27,6 +27,7 @@ LAYERS = (
     ("sensitivity", "bench_inputs"),
     ("bench",),
     ("report.sensitivity_terminal", "alternatives"),
+    ("plan",),
     ("shrink", "side_by_side", "evaluation"),
     ("verification",),
     ("cli", "__main__"),

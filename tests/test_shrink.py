@@ -196,3 +196,16 @@ def test_public_names() -> None:
     assert all(getattr(onnxshrink, name) is not None for name in onnxshrink.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = onnxshrink.nothing
+
+
+def test_a_limit_on_load_time_reaches_every_packing_and_is_judged_by_measurement(tmp_path: Path) -> None:
+    model, text = SAMPLES / "digits_cnn" / "model.onnx", "share-weights{entries=16},pack-weights"
+    tight = compress(model, tmp_path / "tight.onnx", recipe=text, measure=False, max_load_ratio=100)
+    loose = compress(model, tmp_path / "loose.onnx", recipe=text, measure=False, max_load_ratio=0.01)
+    assert "max-load-ratio=0.01" in loose.recipe
+    assert loose.result.size.file_bytes > 2 * tight.result.size.file_bytes
+    assert loose.gates == ()
+    judged = compress(model, None, recipe=text, latency_seconds=0.2, max_load_ratio=1000)
+    assert [(gate.gate, gate.status) for gate in judged.gates] == [("load<=100000%", "passed")]
+    with pytest.raises(RecipeError, match="pack-weights, which is not in the recipe"):
+        compress(model, None, recipe="quantize-weights", max_load_ratio=2)

@@ -72,6 +72,13 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
     help="Share of the metric, or without labels of the outputs' variance, that such a preset may lose. "
     "[default: 0.01; 0.005 for small, 0.02 for tiny]",
 )
+@click.option(
+    "--max-load-ratio",
+    type=click.FloatRange(0, min_open=True),
+    metavar="RATIO",
+    help="How many times longer than the original the result may take to load. Limits pack-weights; what is measured "
+    "is judged as a gate.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seeds random choices and synthetic inputs.")
 @click.option(
     "--external-data/--inline",
@@ -108,6 +115,7 @@ def compress(
     metric: str | None,
     goal: Goal | None,
     max_drop: float | None,
+    max_load_ratio: float | None,
     seed: int,
     external_data: bool | None,
     run_large: bool,
@@ -167,6 +175,7 @@ def compress(
             metric=metric,
             goal=goal,
             max_drop=max_drop,
+            max_load_ratio=max_load_ratio,
             custom_op_libs=custom_op_libs,
             external_data=external_data,
             run_large=run_large,
