@@ -22,6 +22,9 @@ import numpy as np
 _FEWEST_BINS, _BINS_PER_ENTRY = 512, 8
 """Of bins before Lloyd's steps: the cost is within 0.2 % of what 4096 bins give, heavy tails included."""
 
+_MOST_VALUES = 2**20
+"""Of more values every second, third, … is looked at, unless those are too few different ones."""
+
 _STEPS = 50
 _SETTLED = 1e-5
 """Lloyd's steps end when the cost falls by less than this share."""
@@ -70,8 +73,19 @@ def codebook_of(
     Returns:
         float32, ascending, at most ``entries``.
     """
-    flat = values.reshape(-1).astype(np.float64)
-    importance = np.ones_like(flat) if weights is None else weights.reshape(-1).astype(np.float64)
+    step = -(-values.size // _MOST_VALUES)
+    if step > 1:
+        some = _codebook_of(values.reshape(-1)[::step], entries, weights, step, with_zero=with_zero)
+        if len(some) == entries:
+            return some
+    return _codebook_of(values.reshape(-1), entries, weights, 1, with_zero=with_zero)
+
+
+def _codebook_of(
+    values: np.ndarray, entries: int, weights: np.ndarray | None, step: int, *, with_zero: bool
+) -> np.ndarray:
+    flat = values.astype(np.float64)
+    importance = np.ones_like(flat) if weights is None else weights.reshape(-1)[::step].astype(np.float64)
     order = np.argsort(flat, kind="stable")
     points, mass = _merged(flat[order], importance[order])
     distinct = np.union1d(points, [0.0]) if with_zero else points

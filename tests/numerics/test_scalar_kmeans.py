@@ -58,3 +58,15 @@ def test_weights_draw_entries_to_what_counts() -> None:
 def test_fewer_distinct_values_than_entries_are_kept() -> None:
     assert codebook_of(np.array([1.5, -2.0, 1.5]), 8).tolist() == [-2.0, 1.5]
     assert codebook_of(np.array([1.5, -2.0]), 8, with_zero=True).tolist() == [-2.0, 0.0, 1.5]
+
+
+def test_many_values_are_sampled_and_rare_ones_still_found() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=3 * 2**20).astype(np.float32)
+    found = codebook_of(values, 16)
+    assert len(found) == 16
+    assert clustering_cost(values, found) <= 1.0005 * clustering_cost(values, codebook_of(values[: 2**20], 16))
+    few = np.zeros(3 * 2**20, np.float32)
+    few[1::1000] = 1
+    few[5] = -2
+    assert codebook_of(few, 4).tolist() == [-2, 0, 1]
