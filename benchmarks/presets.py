@@ -8,6 +8,9 @@ metric within 0.3 points, relative output error at most 0.02. Of `small`: 0.5 po
 significantly above 1.
 
     python benchmarks/presets.py MODELS_DIR [--only NAME …] [--preset NAME | --recipe TEXT] [--data none|calib|eval]
+        [--label FOLDER=ARRAY …]
+
+`--label` names the array of `eval.npz` that holds a model's labels, where that is not `label`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pathlib import Path
 from statistics import median
 
 from onnxshrink import compress
+from onnxshrink.data.config import DataConfig
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.report.report import Report
 
@@ -46,6 +50,7 @@ def _evaluate(python: str, folder: Path, model: Path) -> Evaluation:
 
 
 def _compress(folder: Path, output: Path, arguments: argparse.Namespace) -> Report:
+    labels = dict(one.split("=") for one in arguments.label) if arguments.data == "eval" else {}
     calibration, labelled = folder / "calib.npz", folder / "eval.npz"
     data = {"none": None, "calib": calibration, "eval": labelled}[arguments.data]
     return compress(
@@ -55,6 +60,7 @@ def _compress(folder: Path, output: Path, arguments: argparse.Namespace) -> Repo
         recipe=arguments.recipe,
         data=data,
         calibration_data=calibration if data is not None else None,
+        data_config=DataConfig(label=labels[folder.name]) if folder.name in labels else None,
     )
 
 
@@ -85,6 +91,7 @@ def main() -> int:
     parser.add_argument("--preset", help="a preset instead of the default one")
     parser.add_argument("--recipe", help="a recipe instead of a preset")
     parser.add_argument("--data", choices=["none", "calib", "eval"], default="none", help="what the preset sees")
+    parser.add_argument("--label", nargs="+", default=[], metavar="FOLDER=ARRAY", help="where labels are")
     parser.add_argument("--evaluate-python", default=sys.executable, help="the interpreter that runs evaluate.py")
     arguments = parser.parse_args()
     failed = False
