@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from onnxshrink.measured import Machine
+from onnxshrink.measured import Machine, Unit
 from onnxshrink.report.gate_result import GateResult
 from onnxshrink.report.report import SCHEMA_VERSION
 
@@ -37,7 +37,9 @@ class BatchEntry:
         relative_error: of the outputs, against the original's.
         metric: name of the first metric; None without one. ``metric_original`` and ``metric_result`` are its values,
             ``metric_low`` and ``metric_high`` the ends of the interval of their difference.
-        metric_unit: ``share``, ``dB`` or ``value``.
+        metric_unit: ``share``, ``dB`` or ``value``; ``metric_higher_is_better`` whether more is better.
+        metric_significant: whether the difference is more than chance explains; None: too few samples to tell.
+        data_digest: of the samples that error and metric were measured on; None when nothing was.
         gates: how they were judged.
         exit_code: what ``compress`` would have ended with.
     """
@@ -64,11 +66,14 @@ class BatchEntry:
     latency_significant: bool = False
     relative_error: float | None = None
     metric: str | None = None
-    metric_unit: str = "share"
+    metric_unit: Unit = "share"
+    metric_higher_is_better: bool = True
+    metric_significant: bool | None = None
     metric_original: float | None = None
     metric_result: float | None = None
     metric_low: float | None = None
     metric_high: float | None = None
+    data_digest: str | None = None
     gates: tuple[GateResult, ...] = ()
     exit_code: int = 0
 

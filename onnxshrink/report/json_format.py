@@ -27,6 +27,7 @@ DOCUMENTS: Mapping[str, str] = {
     "comparison": "onnxshrink.report.compared:Comparison",
     "bench": "onnxshrink.report.bench:Bench",
     "evaluation": "onnxshrink.report.evaluation:Evaluation",
+    "batch": "onnxshrink.report.batch:Batch",
 }
 """Every kind of document that is saved, and the frozen dataclass of plain values that holds it."""
 

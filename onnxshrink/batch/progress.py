@@ -1,0 +1,33 @@
+"""What a running batch tells whoever shows it; every call is cheap, and may come from any thread."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from onnxshrink.report.batch import BatchEntry
+
+
+class Watcher(Protocol):
+    """Is told what becomes of each model, by its name in the batch."""
+
+    def started(self, name: str) -> None:
+        """A worker has begun with it; it may be told again when a lost worker's job starts anew."""
+
+    def step(self, name: str, text: str) -> None:
+        """It is at this step."""
+
+    def ended(self, entry: BatchEntry) -> None:
+        """It is done, or has failed."""
+
+
+class Unwatched:
+    """Nobody looks."""
+
+    def started(self, name: str) -> None:
+        pass
+
+    def step(self, name: str, text: str) -> None:
+        pass
+
+    def ended(self, entry: BatchEntry) -> None:
+        pass
