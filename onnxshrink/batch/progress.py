@@ -10,6 +10,9 @@ from onnxshrink.report.batch import BatchEntry
 class Watcher(Protocol):
     """Is told what becomes of each model, by its name in the batch."""
 
+    def planned(self, models: int, resumed: int) -> None:
+        """So many models there are, and so many of them were done by earlier runs; told once, first."""
+
     def started(self, name: str) -> None:
         """A worker has begun with it; it may be told again when a lost worker's job starts anew."""
 
@@ -22,6 +25,9 @@ class Watcher(Protocol):
 
 class Unwatched:
     """Nobody looks."""
+
+    def planned(self, models: int, resumed: int) -> None:
+        pass
 
     def started(self, name: str) -> None:
         pass
