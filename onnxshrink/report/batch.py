@@ -37,6 +37,7 @@ class BatchEntry:
         relative_error: of the outputs, against the original's.
         metric: name of the first metric; None without one. ``metric_original`` and ``metric_result`` are its values,
             ``metric_low`` and ``metric_high`` the ends of the interval of their difference.
+        metric_name: how ``--metric`` spells it, without options: ``top1``.
         metric_unit: ``share``, ``dB`` or ``value``; ``metric_higher_is_better`` whether more is better.
         metric_significant: whether the difference is more than chance explains; None: too few samples to tell.
         data_digest: of the samples that error and metric were measured on; None when nothing was.
@@ -66,6 +67,7 @@ class BatchEntry:
     latency_significant: bool = False
     relative_error: float | None = None
     metric: str | None = None
+    metric_name: str = ""
     metric_unit: Unit = "share"
     metric_higher_is_better: bool = True
     metric_significant: bool | None = None
