@@ -48,6 +48,8 @@ class Job:
         name: the output's path below the output folder, with forward slashes.
         source: path or URL of the model; ``output``: of the result; ``report``: of its JSON report.
         key: see :class:`onnxshrink.report.batch.BatchEntry`.
+        force: whether an output that is there already is replaced.
+        source_sha256: digest of the model with its external data, once known.
     """
 
     name: str
@@ -56,3 +58,5 @@ class Job:
     report: str
     key: str
     settings: Settings
+    force: bool = False
+    source_sha256: str | None = None
