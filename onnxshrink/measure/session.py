@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -20,6 +21,9 @@ from onnxshrink.errors import DataError, FileAccessError, ModelError, first_line
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
+
+THREADS_VARIABLE = "ONNXSHRINK_THREADS"
+"""Environment variable: how many threads stand for "ONNX Runtime decides", where processes share the cores."""
 
 _KERNEL_TIME = "_kernel_time"
 """How the profiler ends the names of the events that it records around kernels."""
@@ -41,13 +45,19 @@ _NUMPY_TYPES: Mapping[str, type[np.generic]] = {
 }
 
 
+def threads_meant(threads: int) -> int:
+    """What a number of threads means: 0 is what the environment says, and else ONNX Runtime's choice."""
+    said = os.environ.get(THREADS_VARIABLE, "")
+    return threads or (int(said) if said.isdecimal() else 0)
+
+
 @dataclass(frozen=True)
 class SessionSettings:
     """How a session runs.
 
     Attributes:
         optimized: whether ONNX Runtime applies its own graph optimisations (on for latency, off for numerics).
-        threads: intra-op threads; 0 lets ONNX Runtime decide.
+        threads: intra-op threads; 0 lets ONNX Runtime decide, see :func:`threads_meant`.
         custom_op_libs: shared libraries that register custom operators.
     """
 
@@ -223,7 +233,7 @@ def kernel_calls(
 def _session_options(settings: SessionSettings) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = settings.threads
+    options.intra_op_num_threads = threads_meant(settings.threads)
     options.inter_op_num_threads = 1
     # Idle threads of one session would otherwise spin while the other one is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
