@@ -27,7 +27,8 @@ from onnxshrink.making import provenance_of
 from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.own_process import run_in_own_process
-from onnxshrink.measure.session import SessionSettings, evaluate_constants, threads_meant
+from onnxshrink.measure.session import SessionSettings, evaluate_constants
+from onnxshrink.measure.threads import threads_meant
 from onnxshrink.metrics.base import Metric
 from onnxshrink.metrics.spelling import parse_metrics
 from onnxshrink.passes.base import Context, Effect

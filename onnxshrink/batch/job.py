@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from onnxshrink.report.gates import Uncertain
 
@@ -15,6 +16,7 @@ class Settings:
         recipe: a line of passes, or the path of a ``.toml`` file.
         gates: texts such as ``size<=30%``, those of files included.
         measure: whether anything is measured; ``latency``: whether latency and load time are.
+        threads: of sessions; 0: those that a worker has, which is not part of the key.
     """
 
     preset: str | None = None
@@ -25,7 +27,7 @@ class Settings:
     calibration_samples: int = 100
     memory_bytes: int | None = None
     metric: str | None = None
-    goal: str | None = None
+    goal: Literal["speed", "size", "balanced"] | None = None
     max_drop: float | None = None
     seed: int = 0
     measure: bool = True
@@ -48,6 +50,8 @@ class Job:
         name: the output's path below the output folder, with forward slashes.
         source: path or URL of the model; ``output``: of the result; ``report``: of its JSON report.
         key: see :class:`onnxshrink.report.batch.BatchEntry`.
+        force: whether an output that is there already is replaced.
+        source_sha256: digest of the model with its external data, once known.
     """
 
     name: str
@@ -56,3 +60,5 @@ class Job:
     report: str
     key: str
     settings: Settings
+    force: bool = False
+    source_sha256: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections import defaultdict
@@ -17,13 +16,11 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxshrink.errors import DataError, FileAccessError, ModelError, first_line
+from onnxshrink.measure.threads import threads_meant
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
-
-THREADS_VARIABLE = "ONNXSHRINK_THREADS"
-"""Environment variable: how many threads stand for "ONNX Runtime decides", where processes share the cores."""
 
 _KERNEL_TIME = "_kernel_time"
 """How the profiler ends the names of the events that it records around kernels."""
@@ -45,19 +42,13 @@ _NUMPY_TYPES: Mapping[str, type[np.generic]] = {
 }
 
 
-def threads_meant(threads: int) -> int:
-    """What a number of threads means: 0 is what the environment says, and else ONNX Runtime's choice."""
-    said = os.environ.get(THREADS_VARIABLE, "")
-    return threads or (int(said) if said.isdecimal() else 0)
-
-
 @dataclass(frozen=True)
 class SessionSettings:
     """How a session runs.
 
     Attributes:
         optimized: whether ONNX Runtime applies its own graph optimisations (on for latency, off for numerics).
-        threads: intra-op threads; 0 lets ONNX Runtime decide, see :func:`threads_meant`.
+        threads: intra-op threads; 0 lets ONNX Runtime decide, see :mod:`onnxshrink.measure.threads`.
         custom_op_libs: shared libraries that register custom operators.
     """
 
