@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "onnxshrink"
 
 LAYERS = (
-    ("errors", "atomic_files", "measured"),
+    ("errors", "atomic_files", "measured", "parent_death"),
     ("numerics",),
     ("metrics",),
     ("graph",),
@@ -30,6 +30,7 @@ LAYERS = (
     ("shrink", "side_by_side", "evaluation"),
     ("batch",),
     ("verification",),
+    ("batch",),
     ("cli", "__main__"),
 )
 """From the bottom up. A module belongs to the longest name that it starts with."""

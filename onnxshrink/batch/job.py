@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from onnxshrink.report.gates import Uncertain
 
@@ -15,6 +16,7 @@ class Settings:
         recipe: a line of passes, or the path of a ``.toml`` file.
         gates: texts such as ``size<=30%``, those of files included.
         measure: whether anything is measured; ``latency``: whether latency and load time are.
+        threads: of sessions; 0: those that a worker has, which is not part of the key.
     """
 
     preset: str | None = None
@@ -25,7 +27,7 @@ class Settings:
     calibration_samples: int = 100
     memory_bytes: int | None = None
     metric: str | None = None
-    goal: str | None = None
+    goal: Literal["speed", "size", "balanced"] | None = None
     max_drop: float | None = None
     seed: int = 0
     measure: bool = True

@@ -62,16 +62,8 @@ def data_options(purpose: str) -> Callable[[Command], Command]:
 
 
 def calibration_options(command: Command) -> Command:
-    """What ranges are found on: ``--calibration-data``, ``--calibration-samples`` and ``--memory``, given in bytes."""
+    """What ranges are found on: ``--calibration-data`` and ``--calibration-samples``."""
     for option in (
-        click.option(
-            "--memory",
-            "memory_bytes",
-            type=click.IntRange(1),
-            callback=lambda _context, _option, mib: None if mib is None else mib * 2**20,
-            metavar="MIB",
-            help="What activations may take while they are calibrated. [default: a quarter of RAM]",
-        ),
         click.option("--calibration-samples", type=click.IntRange(1), default=100, help="How many of them are used."),
         click.option(
             "--calibration-data",
@@ -82,6 +74,18 @@ def calibration_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def calibration_memory_option(name: str = "--memory") -> Callable[[Command], Command]:
+    """``memory_bytes``, given in MiB."""
+    return click.option(
+        name,
+        "memory_bytes",
+        type=click.IntRange(1),
+        callback=lambda _context, _option, mib: None if mib is None else mib * 2**20,
+        metavar="MIB",
+        help="What activations may take while they are calibrated. [default: a quarter of RAM]",
+    )
 
 
 def gate_options(command: Command) -> Command:

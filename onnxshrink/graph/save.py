@@ -203,6 +203,8 @@ def _write_with_data_file(model: ir.Model, path: Path) -> None:
 
 def _outdated_data_files(destination: Path, kept: set[str]) -> list[Path]:
     """Data files that this tool wrote for an earlier model of the same name."""
+    if not destination.exists():
+        return []
     ours = re.compile(re.escape(destination.name) + r"\.[0-9a-f]{12}\.data")
     return [part for part in destination.parent.iterdir() if ours.fullmatch(part.name) and part.name not in kept]
 

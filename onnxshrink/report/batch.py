@@ -21,7 +21,7 @@ class BatchEntry:
         name: the output's path below the output folder, with forward slashes; unique in a batch.
         source: path or URL of the input.
         status: ``copied``: the input is equal to another one's, and so is the result.
-        key: digest of all that decides the result: the input, the data, the recipe, the settings and the version.
+        key: digest of all that decides the result: the input, the data, the recipe, the settings and the versions.
         reason: why it failed, one line; for copies, the name of the entry that was compressed.
         output: path or URL of the result; None when there is none.
         report: path or URL of the model's own report, as JSON; None when there is none.

@@ -11,16 +11,19 @@ Format history: 1, the first.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import json
 import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.report.report import SCHEMA_VERSION, Report
+
+Plain = TypeVar("Plain")
 
 DOCUMENTS: Mapping[str, str] = {
     "compression": "onnxshrink.report.report:Report",
@@ -41,6 +44,17 @@ def plain_json(value: Any) -> str:
     """Any frozen dataclass of plain values as indented JSON, with its ``kind`` on top when it is a saved document."""
     kind = kind_of(value)
     return _text(_plain(value) if kind is None else _header(kind, value) | _plain(value))
+
+
+def to_plain(value: Any) -> Any:
+    """A frozen dataclass of plain values as what :mod:`json` writes."""
+    return _plain(value)
+
+
+def from_plain(kind: type[Plain], data: Any) -> Plain:
+    """The inverse of :func:`to_plain`; KeyError, TypeError, ValueError or AttributeError when ``data`` is damaged."""
+    read: Plain = _read(kind, data)
+    return read
 
 
 def from_json(text: str) -> Report:
@@ -136,9 +150,8 @@ def _summary(report: Report) -> dict[str, Any]:
 def _read(kind: Any, data: Any) -> Any:
     """``data`` as a value of the annotated type ``kind``; the inverse of :func:`_plain`."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
-        names = {field.name for field in dataclasses.fields(kind)}
-        return kind(**{key: _read(hints[key], item) for key, item in data.items() if key in names})
+        hints = _hints(kind)
+        return kind(**{key: _read(hints[key], item) for key, item in data.items() if key in hints})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return None if data is None else _read(arguments[0], data)
@@ -151,6 +164,13 @@ def _read(kind: Any, data: Any) -> Any:
     if kind is float:
         return float(_checked(data, isinstance(data, int | float) or data in ("Infinity", "-Infinity"), "a number"))
     return _checked(data, isinstance(data, kind), kind.__name__)
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    """The types of a dataclass's fields, by name."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _checked(data: Any, valid: bool, expected: str) -> Any:

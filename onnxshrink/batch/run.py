@@ -1,0 +1,213 @@
+"""The straight line of a batch: find the models, leave out what is done, have the rest done, keep what became of it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnxshrink.atomic_files import write_text_atomically
+from onnxshrink.batch.copies import copied_entry
+from onnxshrink.batch.digests import Seen, look_at, stamp_of
+from onnxshrink.batch.inputs import Wanted, find_models, report_name
+from onnxshrink.batch.job import Job, Settings
+from onnxshrink.batch.ledger import Ledger, Record, read_ledger
+from onnxshrink.batch.leftovers import remove_leftovers
+from onnxshrink.batch.local_workers import LocalWorkers
+from onnxshrink.batch.plan import Plan, Planned, make_plan
+from onnxshrink.batch.progress import Unwatched, Watcher
+from onnxshrink.batch.resources import available_bytes, usable_cores, worker_count
+from onnxshrink.batch.scheduling import Scheduler
+from onnxshrink.batch.settings import command_line, resolved
+from onnxshrink.errors import OnnxShrinkError
+from onnxshrink.measure.machine import this_machine, versions
+from onnxshrink.report.batch import Batch, BatchEntry
+from onnxshrink.report.json_format import plain_json
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the worker processes of this machine may take.
+
+    Attributes:
+        workers: how many there are; None: one per core, fewer when memory is short.
+        timeout_seconds: for each model; None: no limit.
+        memory_bytes: for each model; None: no limit.
+    """
+
+    workers: int | None = None
+    timeout_seconds: float | None = None
+    memory_bytes: int | None = None
+
+
+def plan_batch(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    settings: Settings | None = None,
+    *,
+    force: bool = False,
+    retry_failed: bool = False,
+) -> Plan:
+    """What :func:`run_batch` would do; nothing is written.
+
+    Raises:
+        OnnxShrinkError: see :func:`run_batch`.
+    """
+    folder = Path(output)
+    records, _ = read_ledger(folder)
+    wanted = _wanted(inputs, folder, settings)
+    return make_plan(wanted, folder, records, force=force, retry_failed=retry_failed)
+
+
+def run_batch(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    settings: Settings | None = None,
+    *,
+    limits: Limits | None = None,
+    scheduler: Scheduler | None = None,
+    force: bool = False,
+    retry_failed: bool = False,
+    planned: Callable[[Plan], None] | None = None,
+    watcher: Watcher | None = None,
+) -> Batch:
+    """Compress many models, each in a process of its own, and keep what becomes of each as soon as it is known.
+
+    Args:
+        inputs: files, folders, globs and manifests.
+        output: the folder of the results, the ledger, and the summary; made if need be.
+        settings: how models are compressed, unless their manifest says otherwise.
+        limits: of the worker processes.
+        scheduler: who does the work instead of worker processes on this machine.
+        force: replace files in the output folder that no batch has made.
+        retry_failed: do once more what failed in an earlier run.
+        planned: called with the plan before the work starts.
+        watcher: told what goes on.
+
+    Returns:
+        The summary, which is also written. That a model failed raises nothing.
+
+    Raises:
+        OnnxShrinkError: the inputs, settings or names make no sense, or files in the output folder would be lost:
+            before anything is started. Later, when the ledger cannot be written.
+        KeyboardInterrupt: what had ended is in ledger and summary then, and nothing half-done is left.
+    """
+    start = time.monotonic()
+    folder = Path(output)
+    watcher = watcher or Unwatched()
+    command = command_line(settings or Settings())
+    wanted = _wanted(inputs, folder, settings)
+    with Ledger(folder) as ledger:
+        plan = make_plan(wanted, folder, ledger.records, force=force, retry_failed=retry_failed)
+        _clean_up(folder, ledger.records)
+        if planned is not None:
+            planned(plan)
+        workers = scheduler or _local_workers(plan, limits or Limits(), ledger.temporary, watcher)
+        run = _Run(plan, ledger, watcher)
+        try:
+            run.do(workers)
+        except BaseException:  # also on Ctrl-C: what had ended is worth a summary, but not another error
+            with suppress(OnnxShrinkError):
+                _write_summary(folder, run.summary(command, time.monotonic() - start))
+            raise
+        batch = run.summary(command, time.monotonic() - start)
+        _write_summary(folder, batch)
+    return batch
+
+
+def _write_summary(folder: Path, batch: Batch) -> None:
+    write_text_atomically(folder / SUMMARY, plain_json(batch) + "\n")
+
+
+def _clean_up(folder: Path, records: Mapping[str, Record]) -> None:
+    """Remove what a killed run was writing."""
+    for name, record in records.items():
+        if record.entry is None:
+            remove_leftovers(folder / name, folder / report_name(name))
+
+
+def _local_workers(plan: Plan, limits: Limits, folder: Path, watcher: Watcher) -> Scheduler:
+    cores = usable_cores()
+    count = limits.workers or worker_count(plan.largest_bytes, cores, available_bytes(), limits.memory_bytes)
+    count = max(1, min(count, len(plan.pending)))
+    return LocalWorkers(
+        count,
+        folder,
+        threads=max(1, cores // count),
+        timeout_seconds=limits.timeout_seconds,
+        memory_bytes=limits.memory_bytes,
+        watcher=watcher,
+    )
+
+
+def _wanted(inputs: Sequence[str | os.PathLike[str]], folder: Path, settings: Settings | None) -> list[Wanted]:
+    resolve = functools.cache(resolved)
+    found = find_models([os.fspath(one) for one in inputs], folder, settings or Settings())
+    return [replace(one, settings=resolve(one.settings)) for one in found]
+
+
+class _Run:
+    """The models of a plan, as they end."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, watcher: Watcher) -> None:
+        self._plan, self._ledger, self._watcher = plan, ledger, watcher
+        self._models = {model.job.name: model for model in plan.models}
+        self._twins: dict[str, list[Planned]] = {}
+        for model in plan.twins:
+            self._twins.setdefault(model.twin or "", []).append(model)
+        self._ended = {model.job.name: model.entry for model in plan.resumed if model.entry is not None}
+
+    def summary(self, command: str, seconds: float) -> Batch:
+        """What became of the models that ended, in the order of the inputs."""
+        return Batch(
+            versions=versions(),
+            machine=this_machine(),
+            command=command,
+            entries=tuple(self._ended[name] for name in self._models if name in self._ended),
+            seconds=round(seconds, 3),
+            resumed=len(self._plan.resumed),
+        )
+
+    def do(self, scheduler: Scheduler) -> None:
+        for entry in tuple(self._ended.values()):
+            self._copy(entry)
+        entries = scheduler.run(self._begun())
+        try:
+            for entry in entries:
+                self._keep(entry)
+                self._copy(entry)
+        finally:
+            if isinstance(entries, Generator):
+                entries.close()
+
+    def _begun(self) -> Iterator[Job]:
+        for model in self._plan.pending:
+            self._ledger.begin(model.job.name)
+            yield model.job
+
+    def _keep(self, entry: BatchEntry) -> None:
+        self._ledger.add(entry, self._models[entry.name].source, _result(entry))
+        self._ended[entry.name] = entry
+        self._watcher.ended(entry)
+
+    def _copy(self, first: BatchEntry) -> None:
+        for twin in self._twins.pop(first.name, ()):
+            self._ledger.begin(twin.job.name)
+            self._keep(copied_entry(first, twin.job))
+
+
+def _result(entry: BatchEntry) -> Seen | None:
+    """The files of a result that has just been written; None when there is none."""
+    if entry.output is None or entry.result_sha256 is None:
+        return None
+    path = Path(entry.output)
+    stamp = stamp_of(path)
+    if stamp is not None and stamp[0] == entry.result_bytes:
+        return Seen(entry.result_sha256, {path.name: stamp})
+    return look_at(path)  # there is external data

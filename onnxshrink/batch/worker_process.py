@@ -1,0 +1,181 @@
+"""A worker process as the one that started it sees it: started, told, stopped for a while, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from onnxshrink.batch.job import Job
+from onnxshrink.batch.messages import FromWorker, SlotGranted
+from onnxshrink.errors import first_line
+from onnxshrink.measure.threads import THREADS_VARIABLE
+
+_LAST_WORDS_BYTES = 4096
+
+_LIBRARY_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+HAS_GROUPS = hasattr(os, "killpg")
+"""Whether processes can be stopped and ended with all that they started."""
+
+
+class WorkerProcess:
+    """A process that does one job at a time, and what is known of it.
+
+    Attributes:
+        job: what it is at; None while it is idle.
+        ready: whether it has said that it takes jobs.
+        fresh_bytes: its memory when it was ready; None when unknown.
+        waits: whether it waits for the machine to itself.
+    """
+
+    def __init__(self, events: queue.SimpleQueue[tuple[WorkerProcess, FromWorker | None]], threads: int, folder: Path):
+        """Start it.
+
+        Args:
+            events: where all that it says goes; None when it has ended.
+            threads: that its sessions and libraries may use.
+            folder: for temporary files.
+        """
+        self.job: Job | None = None
+        self.ready = False
+        self.fresh_bytes: int | None = None
+        self.waits = False
+        self._clock, self._age = _Clock(), _Clock(running=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=folder))
+        self._words = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (as long as this object lives)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "onnxshrink.batch.worker", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._words,
+            env=_environment(threads, self._folder),
+            process_group=0 if HAS_GROUPS else None,
+        )
+        assert self._process.stdout is not None
+        threading.Thread(target=self._listen, args=(self._process.stdout, events), daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def seconds(self) -> float:
+        """How long the job has been worked on; stops and waits for its turn left out."""
+        return self._clock.seconds
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it was started."""
+        return self._age.seconds
+
+    def give(self, job: Job) -> None:
+        """A job for an idle worker. Its clock begins when the worker is ready."""
+        self.job = job
+        self._words.truncate(0)
+        self._clock = _Clock(running=self.ready)
+        self._tell(job)
+
+    def begins(self, resident_bytes: int | None) -> None:
+        """It is ready."""
+        self.ready, self.fresh_bytes = True, resident_bytes
+        self._clock.run()
+
+    def waits_for_slot(self) -> None:
+        self.waits = True
+        self._clock.pause()
+
+    def grant_slot(self) -> None:
+        self.waits = False
+        self._clock.run()
+        self._tell(SlotGranted())
+
+    def stop(self) -> None:
+        """Hold it and all that it started; where that cannot be done, it goes on."""
+        self._clock.pause()
+        self._signal("SIGSTOP")
+
+    def go_on(self) -> None:
+        if self.ready and not self.waits:
+            self._clock.run()
+        self._signal("SIGCONT")
+
+    def end(self) -> int:
+        """End it and all that it started, if it has not ended yet. Returns its exit code, negative for a signal."""
+        self._signal("SIGKILL")  # before it is waited for: until then no other process can have its number
+        if not HAS_GROUPS:
+            self._process.kill()
+        code = self._process.wait()
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # what it had not read is lost with it
+            self._process.stdin.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return code
+
+    def last_words(self) -> str:
+        """The last line that it wrote on standard error; empty when there is none."""
+        size = self._words.seek(0, os.SEEK_END)
+        self._words.seek(max(0, size - _LAST_WORDS_BYTES))
+        lines = [line for line in self._words.read().decode(errors="replace").splitlines() if line.strip()]
+        return first_line(ValueError(lines[-1])) if lines else ""
+
+    def _tell(self, message: Job | SlotGranted) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended; that is told by the one who listens
+            pickle.dump(message, self._process.stdin)
+            self._process.stdin.flush()
+
+    def _signal(self, name: str) -> None:
+        if HAS_GROUPS:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left of the group
+                os.killpg(self.pid, getattr(signal, name))
+
+    def _listen(self, answers: IO[bytes], events: queue.SimpleQueue[tuple[WorkerProcess, FromWorker | None]]) -> None:
+        try:
+            while True:
+                message: Any = pickle.load(answers)
+                events.put((self, message))
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+            answers.close()
+            events.put((self, None))
+
+
+class _Clock:
+    """Seconds that it was running."""
+
+    def __init__(self, *, running: bool = False) -> None:
+        self._past = 0.0
+        self._since = time.monotonic() if running else None
+
+    @property
+    def seconds(self) -> float:
+        return self._past + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def run(self) -> None:
+        if self._since is None:
+            self._since = time.monotonic()
+
+    def pause(self) -> None:
+        self._past, self._since = self.seconds, None
+
+
+def _environment(threads: int, folder: Path) -> Mapping[str, str]:
+    """The environment of a worker: modules where this process finds them, a share of the cores, a temporary folder."""
+    return {
+        **os.environ,
+        **dict.fromkeys(_LIBRARY_THREADS, str(threads)),
+        THREADS_VARIABLE: str(threads),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "TMPDIR": str(folder),
+    }

@@ -1,0 +1,283 @@
+"""``onnxshrink batch``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from onnxshrink.cli.compression_options import compression_options
+from onnxshrink.cli.options import HELP, debug_option, gate_options
+
+if TYPE_CHECKING:
+    from onnxshrink.batch.job import Settings
+    from onnxshrink.batch.plan import Plan
+    from onnxshrink.report.batch import Batch, BatchEntry
+    from onnxshrink.report.gates import Uncertain
+
+SOME_FAILED = 7
+"""Exit code when models failed; it goes before that of failed gates."""
+
+_SIGNALS = ("SIGINT", "SIGTERM")
+
+
+@click.command(context_settings=HELP)
+@click.argument("inputs", nargs=-1, required=True, metavar="IN...")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="OUTDIR",
+    help="The folder of the results; made if need be.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Models at a time, each in a process of its own. [default: one per core, fewer when memory is short]",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End the process of a model that takes longer; waiting for its turn does not count.",
+)
+@click.option(
+    "--memory",
+    type=click.IntRange(256),
+    metavar="MIB",
+    help="End the process of a model that takes more memory, together with those that it starts.",
+)
+@click.option("--retry-failed", is_flag=True, help="Do what failed in an earlier run once more.")
+@click.option("--force", is_flag=True, help="Replace files in OUTDIR that no batch has made.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and write nothing.")
+@compression_options(memory="--calibration-memory")
+@gate_options
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and failed gates.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary, or the plan, as JSON.")
+@debug_option
+def batch(
+    inputs: tuple[str, ...],
+    output: Path,
+    jobs: int | None,
+    timeout: float | None,
+    memory: int | None,
+    retry_failed: bool,
+    force: bool,
+    dry_run: bool,
+    preset: str | None,
+    recipe: str | None,
+    data: Path | None,
+    data_config: Path | None,
+    calibration_data: Path | None,
+    calibration_samples: int,
+    memory_bytes: int | None,
+    no_measure: bool,
+    no_latency: bool,
+    threads: int,
+    batch_size: int,
+    latency_seconds: float,
+    metric: str | None,
+    goal: Literal["speed", "size", "balanced"] | None,
+    max_drop: float | None,
+    seed: int,
+    external_data: bool | None,
+    run_large: bool,
+    custom_op_libs: tuple[str, ...],
+    gate_texts: tuple[str, ...],
+    gate_files: tuple[Path, ...],
+    gate_uncertain: Uncertain,
+    gate_report: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Compress many models on all cores. What goes wrong with one of them costs that one only.
+
+    IN is a model, a folder with models, a quoted pattern such as 'models/**/*.onnx', or a manifest (.toml, .jsonl)
+    that gives each model its own settings. The same command again does what is missing, or has changed. docs/batch.md
+    has the rest.
+
+    \b
+    Examples:
+      onnxshrink batch models/ -o small/
+      onnxshrink batch models/ -o small/ --jobs 4 --timeout 600 --memory 4096 --no-latency
+      onnxshrink batch models.toml -o small/ --gate 'size<=30%' --gate-report gates.xml
+      onnxshrink batch 'models/*/model.onnx' -o small/ --preset int8 --data eval.npz --dry-run
+    """
+    if preset is not None and recipe is not None:
+        raise click.UsageError("--preset and --recipe exclude each other")
+
+    from onnxshrink.batch.job import Settings
+    from onnxshrink.cli.gating import check_gate_report, conclude, gates_from
+
+    gates = gates_from(gate_texts, gate_files)
+    check_gate_report(gate_report, gates, force=True)
+    settings = Settings(
+        preset=preset,
+        recipe=recipe,
+        data=_text(data),
+        data_config=_text(data_config),
+        calibration_data=_text(calibration_data),
+        calibration_samples=calibration_samples,
+        memory_bytes=memory_bytes,
+        metric=metric,
+        goal=goal,
+        max_drop=max_drop,
+        seed=seed,
+        measure=not no_measure,
+        latency=not no_latency,
+        threads=threads,
+        batch_size=batch_size,
+        latency_seconds=latency_seconds,
+        external_data=external_data,
+        run_large=run_large,
+        custom_op_libs=custom_op_libs,
+        gates=tuple(map(str, gates)),
+        gate_uncertain=gate_uncertain,
+    )
+    _check_data(settings)
+    if dry_run:
+        _show_plan(inputs, output, settings, force=force, retry_failed=retry_failed, as_json=as_json)
+        return 0
+
+    from onnxshrink.batch.run import Limits, run_batch
+    from onnxshrink.report.json_format import plain_json
+
+    lines = _Lines(show=not quiet and not as_json)
+    with _stoppable():
+        try:
+            found = run_batch(
+                inputs,
+                output,
+                settings,
+                limits=Limits(jobs, timeout, None if memory is None else memory * 2**20),
+                force=force,
+                retry_failed=retry_failed,
+                planned=lines.planned,
+                watcher=lines,
+            )
+        except _Stopped as stopped:
+            click.echo(f"onnxshrink: stopped; {lines.ended_text}, the same command goes on from there", err=True)
+            return 128 + stopped.number
+    if as_json:
+        click.echo(plain_json(found))
+    lines.closing(found)
+    failed_gates = conclude([(entry.name, entry.gates) for entry in found.entries], gate_report, quiet=quiet)
+    return SOME_FAILED if any(entry.status == "failed" for entry in found.entries) else failed_gates
+
+
+class _Stopped(KeyboardInterrupt):
+    """Ctrl-C, or the system's wish that this process ends."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """The first signal stops cleanly; the second one at once: workers end with this process."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for name in _SIGNALS:
+            signal.signal(getattr(signal, name), lambda number, _: os._exit(128 + number))
+        raise _Stopped(number)
+
+    before = {name: signal.signal(getattr(signal, name), stop) for name in _SIGNALS}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+class _Lines:
+    """One line for each model that ended."""
+
+    def __init__(self, *, show: bool) -> None:
+        self._show = show
+        self._ended = self._total = 0
+
+    @property
+    def ended_text(self) -> str:
+        """How far it is."""
+        return f"{self._ended} of {self._total} models are done"
+
+    def planned(self, plan: Plan) -> None:
+        self._ended, self._total = len(plan.resumed), len(plan.models)
+        self._print(f"{self._total} models, {self._ended} of them done before")
+
+    def started(self, name: str) -> None:
+        pass
+
+    def step(self, name: str, text: str) -> None:
+        pass
+
+    def ended(self, entry: BatchEntry) -> None:
+        self._ended += 1
+        self._print(f"[{self._ended}/{self._total}] {_line(entry)}")
+
+    def closing(self, batch: Batch) -> None:
+        """What came of it all."""
+        from onnxshrink.report.summary import bytes_text, percent
+
+        done = [entry for entry in batch.entries if entry.status != "failed"]
+        before = sum(entry.original_bytes or 0 for entry in done)
+        after = sum(entry.result_bytes or 0 for entry in done)
+        failed = len(batch.entries) - len(done)
+        sizes = f", {bytes_text(before)} → {bytes_text(after)} ({percent(after / before, 1)})" if before else ""
+        self._print(f"{len(done)} compressed, {failed} failed{sizes}, {batch.seconds:.1f} s")
+
+    def _print(self, line: str) -> None:
+        if self._show:
+            click.echo(line)
+
+
+def _line(entry: BatchEntry) -> str:
+    from onnxshrink.report.summary import bytes_text, percent
+
+    if entry.status == "failed":
+        return f"{entry.name}: failed: {entry.reason}"
+    before, after = entry.original_bytes or 0, entry.result_bytes or 0
+    size = f"{bytes_text(before)} → {bytes_text(after)} ({percent(after / max(before, 1), 1)})"
+    how = f"as {entry.reason}" if entry.status == "copied" else f"{entry.seconds:.1f} s"
+    return f"{entry.name}: {size}, {how}"
+
+
+def _show_plan(
+    inputs: tuple[str, ...], output: Path, settings: Settings, *, force: bool, retry_failed: bool, as_json: bool
+) -> None:
+    from onnxshrink.batch.estimate import forecast, forecast_lines
+    from onnxshrink.batch.run import plan_batch
+    from onnxshrink.report.json_format import plain_json
+
+    plan = plan_batch(inputs, output, settings, force=force, retry_failed=retry_failed)
+    expected = forecast(plan)
+    if as_json:
+        click.echo(plain_json(expected))
+        return
+    for line in forecast_lines(expected):
+        click.echo(line)
+
+
+def _check_data(settings: Settings) -> None:
+    """Data that is for all models, and is not there, is refused at once."""
+    from onnxshrink.batch.digests import module_file
+    from onnxshrink.errors import FileAccessError
+
+    for text in (settings.data, settings.calibration_data):
+        if text is not None and not Path(text).exists() and module_file(text) is None and ":" not in text:
+            raise FileAccessError(f"the data file {text} does not exist")
+    if settings.data_config is not None and not Path(settings.data_config).exists():
+        raise FileAccessError(f"the data config {settings.data_config} does not exist")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
