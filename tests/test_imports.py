@@ -28,7 +28,6 @@ LAYERS = (
     ("bench",),
     ("report.sensitivity_terminal", "alternatives"),
     ("shrink", "side_by_side", "evaluation"),
-    ("batch",),
     ("verification",),
     ("batch",),
     ("cli", "__main__"),

@@ -17,12 +17,7 @@ from onnxshrink.cli.options import HELP, debug_option, gate_options
 
 if TYPE_CHECKING:
     from onnxshrink.batch.job import Settings
-    from onnxshrink.batch.plan import Plan
-    from onnxshrink.report.batch import Batch, BatchEntry
     from onnxshrink.report.gates import Uncertain
-
-SOME_FAILED = 7
-"""Exit code when models failed; it goes before that of failed gates."""
 
 _SIGNALS = ("SIGINT", "SIGTERM")
 
@@ -62,6 +57,7 @@ _SIGNALS = ("SIGINT", "SIGTERM")
 @gate_options
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and failed gates.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary, or the plan, as JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every model, however many there are.")
 @debug_option
 def batch(
     inputs: tuple[str, ...],
@@ -97,6 +93,7 @@ def batch(
     gate_report: Path | None,
     quiet: bool,
     as_json: bool,
+    verbose: bool,
 ) -> int:
     """Compress many models on all cores. What goes wrong with one of them costs that one only.
 
@@ -115,7 +112,7 @@ def batch(
         raise click.UsageError("--preset and --recipe exclude each other")
 
     from onnxshrink.batch.job import Settings
-    from onnxshrink.cli.gating import check_gate_report, conclude, gates_from
+    from onnxshrink.cli.gating import check_gate_report, gates_from
 
     gates = gates_from(gate_texts, gate_files)
     check_gate_report(gate_report, gates, force=True)
@@ -148,29 +145,28 @@ def batch(
         return 0
 
     from onnxshrink.batch.run import Limits, run_batch
-    from onnxshrink.report.json_format import plain_json
+    from onnxshrink.cli.batch_output import conclude_batch, show_batch, write_summaries
+    from onnxshrink.cli.batch_progress import batch_display
 
-    lines = _Lines(show=not quiet and not as_json)
     with _stoppable():
         try:
-            found = run_batch(
-                inputs,
-                output,
-                settings,
-                limits=Limits(jobs, timeout, None if memory is None else memory * 2**20),
-                force=force,
-                retry_failed=retry_failed,
-                planned=lines.planned,
-                watcher=lines,
-            )
+            with batch_display(quiet=quiet or as_json) as display:
+                found = run_batch(
+                    inputs,
+                    output,
+                    settings,
+                    limits=Limits(jobs, timeout, None if memory is None else memory * 2**20),
+                    force=force,
+                    retry_failed=retry_failed,
+                    planned=lambda plan: display.planned(len(plan.models), len(plan.resumed)),
+                    watcher=display,
+                )
         except _Stopped as stopped:
-            click.echo(f"onnxshrink: stopped; {lines.ended_text}, the same command goes on from there", err=True)
+            click.echo("onnxshrink: stopped; the same command goes on from there", err=True)
             return 128 + stopped.number
-    if as_json:
-        click.echo(plain_json(found))
-    lines.closing(found)
-    failed_gates = conclude([(entry.name, entry.gates) for entry in found.entries], gate_report, quiet=quiet)
-    return SOME_FAILED if any(entry.status == "failed" for entry in found.entries) else failed_gates
+    write_summaries(found, output)
+    show_batch(found, quiet=quiet, as_json=as_json, verbose=verbose)
+    return conclude_batch(found, gate_report, quiet=quiet)
 
 
 class _Stopped(KeyboardInterrupt):
@@ -196,59 +192,6 @@ def _stoppable() -> Iterator[None]:
     finally:
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
-
-
-class _Lines:
-    """One line for each model that ended."""
-
-    def __init__(self, *, show: bool) -> None:
-        self._show = show
-        self._ended = self._total = 0
-
-    @property
-    def ended_text(self) -> str:
-        """How far it is."""
-        return f"{self._ended} of {self._total} models are done"
-
-    def planned(self, plan: Plan) -> None:
-        self._ended, self._total = len(plan.resumed), len(plan.models)
-        self._print(f"{self._total} models, {self._ended} of them done before")
-
-    def started(self, name: str) -> None:
-        pass
-
-    def step(self, name: str, text: str) -> None:
-        pass
-
-    def ended(self, entry: BatchEntry) -> None:
-        self._ended += 1
-        self._print(f"[{self._ended}/{self._total}] {_line(entry)}")
-
-    def closing(self, batch: Batch) -> None:
-        """What came of it all."""
-        from onnxshrink.report.summary import bytes_text, percent
-
-        done = [entry for entry in batch.entries if entry.status != "failed"]
-        before = sum(entry.original_bytes or 0 for entry in done)
-        after = sum(entry.result_bytes or 0 for entry in done)
-        failed = len(batch.entries) - len(done)
-        sizes = f", {bytes_text(before)} → {bytes_text(after)} ({percent(after / before, 1)})" if before else ""
-        self._print(f"{len(done)} compressed, {failed} failed{sizes}, {batch.seconds:.1f} s")
-
-    def _print(self, line: str) -> None:
-        if self._show:
-            click.echo(line)
-
-
-def _line(entry: BatchEntry) -> str:
-    from onnxshrink.report.summary import bytes_text, percent
-
-    if entry.status == "failed":
-        return f"{entry.name}: failed: {entry.reason}"
-    before, after = entry.original_bytes or 0, entry.result_bytes or 0
-    size = f"{bytes_text(before)} → {bytes_text(after)} ({percent(after / max(before, 1), 1)})"
-    how = f"as {entry.reason}" if entry.status == "copied" else f"{entry.seconds:.1f} s"
-    return f"{entry.name}: {size}, {how}"
 
 
 def _show_plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name, value in (("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_REGION", "us-east-1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://{host}:{port}"})
-    fsspec.filesystem("s3").mkdir("models")
-    yield "s3://models"
+    fsspec.filesystem("s3").mkdir(name := f"models-{secrets.token_hex(4)}")
+    yield f"s3://{name}"
     fsspec.filesystem("s3").clear_instance_cache()
     server.stop()
 
