@@ -148,6 +148,8 @@ def module_file(text: str) -> Path | None:
 def _data_parts(data: str, config: str | None) -> Iterator[str]:
     path = Path(data)
     module = None if path.exists() else module_file(data)
+    if module is not None:
+        yield data  # one of the functions in it
     yield from _file_parts(path if module is None else module)
     for extra in _config_files(path, config):
         yield from _file_parts(extra)

@@ -17,10 +17,10 @@ from pathlib import Path
 from onnxshrink.batch.entries import failed_entry
 from onnxshrink.batch.job import Job
 from onnxshrink.batch.leftovers import remove_leftovers
-from onnxshrink.batch.messages import Ended, FromWorker, Ready, SlotReleased, SlotWanted, Step
+from onnxshrink.batch.messages import Ended, Ready, SlotReleased, SlotWanted, Step
 from onnxshrink.batch.progress import Unwatched, Watcher
 from onnxshrink.batch.resources import MIB, check_memory_is_known, resident_by_group
-from onnxshrink.batch.worker_process import WorkerProcess
+from onnxshrink.batch.worker_process import Events, WorkerProcess
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.report.batch import BatchEntry
 
@@ -73,7 +73,7 @@ class LocalWorkers:
         self._count, self._folder, self._threads = count, folder, threads
         self._timeout, self._memory = timeout_seconds, memory_bytes
         self._watcher: Watcher = watcher or Unwatched()
-        self._events: queue.SimpleQueue[tuple[WorkerProcess, FromWorker | None]] = queue.SimpleQueue()
+        self._events: Events = queue.SimpleQueue()
         self._workers: list[WorkerProcess] = []
         self._slot = _Slot()
         self._next_look = 0.0
@@ -102,7 +102,7 @@ class LocalWorkers:
             if job is None:
                 return
             if idle is None:
-                idle = WorkerProcess(self._events, self._threads, self._folder)
+                idle = WorkerProcess(self._events, self._threads, self._folder, self._memory)
                 self._workers.append(idle)
             self._watcher.started(job.name)
             idle.give(self._within_limits(job))

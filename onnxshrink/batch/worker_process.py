@@ -40,13 +40,14 @@ class WorkerProcess:
         waits: whether it waits for the machine to itself.
     """
 
-    def __init__(self, events: queue.SimpleQueue[tuple[WorkerProcess, FromWorker | None]], threads: int, folder: Path):
+    def __init__(self, events: Events, threads: int, folder: Path, memory_bytes: int | None = None) -> None:
         """Start it.
 
         Args:
             events: where all that it says goes; None when it has ended.
             threads: that its sessions and libraries may use.
             folder: for temporary files.
+            memory_bytes: the limit that the caller enforces; None: there is none.
         """
         self.job: Job | None = None
         self.ready = False
@@ -54,9 +55,9 @@ class WorkerProcess:
         self.waits = False
         self._clock, self._age = _Clock(), _Clock(running=True)
         self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=folder))
-        self._words = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (as long as this object lives)
+        self._words = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (as long as this object lives)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "onnxshrink.batch.worker", str(os.getpid())],
+            [sys.executable, "-P", "-m", "onnxshrink.batch.worker", str(os.getpid()), str(memory_bytes or 0)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
@@ -83,7 +84,8 @@ class WorkerProcess:
     def give(self, job: Job) -> None:
         """A job for an idle worker. Its clock begins when the worker is ready."""
         self.job = job
-        self._words.truncate(0)
+        self._words.seek(0)  # where the process writes, too: they share the position
+        self._words.truncate()
         self._clock = _Clock(running=self.ready)
         self._tell(job)
 
@@ -141,7 +143,7 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left of the group
                 os.killpg(self.pid, getattr(signal, name))
 
-    def _listen(self, answers: IO[bytes], events: queue.SimpleQueue[tuple[WorkerProcess, FromWorker | None]]) -> None:
+    def _listen(self, answers: IO[bytes], events: Events) -> None:
         try:
             while True:
                 message: Any = pickle.load(answers)
@@ -149,6 +151,10 @@ class WorkerProcess:
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):
             answers.close()
             events.put((self, None))
+
+
+Events = queue.SimpleQueue[tuple[WorkerProcess, FromWorker | None]]
+"""Who said what; None: it has ended."""
 
 
 class _Clock:
