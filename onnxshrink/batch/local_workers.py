@@ -77,12 +77,13 @@ class LocalWorkers:
         self._workers: list[WorkerProcess] = []
         self._slot = _Slot()
         self._next_look = 0.0
+        self._stopped = False
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[BatchEntry]:
-        """See :class:`~onnxshrink.batch.scheduling.Scheduler`."""
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[BatchEntry]:
+        """See :class:`~onnxshrink.batch.scheduling.Scheduler`; None among the jobs: there is none at this moment."""
         waiting = iter(jobs)
         try:
-            while True:
+            while not self._stopped:
                 self._assign(waiting)
                 if all(worker.job is None for worker in self._workers):
                     return
@@ -92,7 +93,16 @@ class LocalWorkers:
             for worker in tuple(self._workers):
                 self._discard(worker)
 
-    def _assign(self, waiting: Iterator[Job]) -> None:
+    def wake(self) -> None:
+        """Ask for jobs again at once. May be called from any thread, as :meth:`stop` may."""
+        self._events.put((None, None))
+
+    def stop(self) -> None:
+        """End what is running, and the iterator."""
+        self._stopped = True
+        self.wake()
+
+    def _assign(self, waiting: Iterator[Job | None]) -> None:
         """Give jobs to idle workers, starting those that there are not yet; not while something is timed."""
         while self._slot.holder is None:
             idle = next((worker for worker in self._workers if worker.job is None), None)
@@ -119,8 +129,8 @@ class LocalWorkers:
             worker, message = self._events.get(timeout=_TICK_SECONDS if limited else _LONG_TICK_SECONDS)
         except queue.Empty:
             return
-        if worker not in self._workers:
-            return  # an earlier one's last sign of life
+        if worker is None or worker not in self._workers:
+            return  # somebody woke us, or it was an earlier one's last sign of life
         match message:
             case Ready(resident):
                 worker.begins(resident)

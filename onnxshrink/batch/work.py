@@ -10,6 +10,7 @@ from pathlib import Path
 from onnxshrink.atomic_files import write_text_atomically
 from onnxshrink.batch.entries import compressed_entry, failed_entry
 from onnxshrink.batch.job import Job
+from onnxshrink.batch.local_copy import local_copy
 from onnxshrink.errors import FileAccessError, OnnxShrinkError, first_line
 from onnxshrink.measure.exclusive import Slot, slots_from
 from onnxshrink.report.batch import BatchEntry
@@ -30,9 +31,10 @@ def compress_job(job: Job, progress: Callable[[str], None], exclusive: Slot) -> 
     """
     clock = _Clock()
     try:
-        with slots_from(lambda: clock.stopped(exclusive)):
-            report = _compressed(job, progress)
-        _write_report(job, report)
+        with local_copy(job, progress) as here:
+            with slots_from(lambda: clock.stopped(exclusive)):
+                report = _compressed(here, progress)
+            _write_report(here, report)
     except OnnxShrinkError as error:
         return failed_entry(job, str(error), error.exit_code, seconds=clock.seconds)
     except MemoryError:

@@ -153,7 +153,7 @@ class WorkerProcess:
             events.put((self, None))
 
 
-Events = queue.SimpleQueue[tuple[WorkerProcess, FromWorker | None]]
+Events = queue.SimpleQueue[tuple["WorkerProcess | None", FromWorker | None]]
 """Who said what; None: it has ended."""
 
 
