@@ -79,7 +79,7 @@ def test_what_is_refused_before_anything_starts(inputs: tuple[str, ...], message
 
 def test_names_that_differ_in_case_only_are_one_name(models: Path) -> None:
     (models / "m/A.onnx").write_text("on other systems these are one file")
-    with pytest.raises(FileAccessError, match="m/A.onnx and m/a.onnx would both be written to a.onnx"):
+    with pytest.raises(FileAccessError, match=r"m/A.onnx and m/a.onnx would both be written to a.onnx"):
         found("m")
 
 
