@@ -16,7 +16,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -91,17 +92,20 @@ class Ledger:
             OnnxShrinkError: see :func:`read_ledger`.
         """
         self._path = folder / LEDGER
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(folder)
-            self.temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
-            _note(self._lock, self.temporary)
-            self.records, whole = read_ledger(folder)
-            self._stream = self._path.open("ab", buffering=0)
-            self._stream.truncate(whole)
-            flush_to_disk(folder)
-        except OSError as error:
-            raise FileAccessError(f"cannot write to {folder}: {error.strerror}") from error
+        with ExitStack() as opened:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                lock = _lock(folder)
+                opened.callback(os.close, lock)
+                self.temporary = Path(opened.enter_context(_temporary_folder()))
+                _note(lock, self.temporary)
+                self.records, whole = read_ledger(folder)
+                self._stream = opened.enter_context(self._path.open("ab", buffering=0))
+                self._stream.truncate(whole)
+                flush_to_disk(folder)
+            except OSError as error:
+                raise FileAccessError(f"cannot write to {folder}: {error.strerror}") from error
+            self._opened = opened.pop_all()
 
     def begin(self, name: str) -> None:
         """Note that a result of this name may appear from now on."""
@@ -128,13 +132,13 @@ class Ledger:
             if written != len(text.encode()):
                 raise OSError(0, "the disk is full")
         except OSError as error:
-            self._stream.truncate(end)
+            with suppress(OSError):  # a line that is cut short is dropped by whoever reads it, too
+                self._stream.truncate(end)
             raise FileAccessError(f"cannot write the ledger {self._path}: {error.strerror}") from error
 
     def close(self) -> None:
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self._stream.close()
-        os.close(self._lock)
+        """Let others work in the folder."""
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -168,8 +172,7 @@ def _seen(data: Any) -> Seen | None:
 
 def _lock(folder: Path) -> int:
     """Make sure that nobody else works in the folder, until this process ends; where that cannot be told, hope."""
-    path = folder / LOCK
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         import fcntl
     except ImportError:
@@ -197,6 +200,10 @@ def _said(lock: int) -> Mapping[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=_TEMPORARY, ignore_cleanup_errors=True)
+
+
 def _note(lock: int, temporary: Path) -> None:
     os.ftruncate(lock, 0)
     os.pwrite(lock, json.dumps({"pid": os.getpid(), "temporary": str(temporary)}).encode(), 0)
@@ -207,8 +214,3 @@ def _remove_temporary_files(said: Mapping[str, Any]) -> None:
     folder = Path(str(said.get("temporary", "")))
     if folder.name.startswith(_TEMPORARY) and folder.is_dir():
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def entries_of(records: Mapping[str, Record]) -> Iterator[BatchEntry]:
-    """What is known of the models that ended."""
-    return (record.entry for record in records.values() if record.entry is not None)

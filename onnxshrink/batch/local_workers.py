@@ -182,8 +182,7 @@ class LocalWorkers:
         self._next_look = time.monotonic() + max(_TICK_SECONDS, (time.monotonic() - start) / _LOOK_SHARE)
         for worker in tuple(self._workers):
             if worker.job is not None and taken[worker.pid] > self._memory:
-                limit = f"{self._memory // MIB} MiB (--memory)"
-                yield self._end(worker, f"it took {taken[worker.pid] // MIB} MiB, more than {limit}, and was ended")
+                yield self._end(worker, f"it took more than {self._memory // MIB} MiB (--memory) and was ended")
 
     def _end(self, worker: WorkerProcess, reason: str) -> BatchEntry:
         job, seconds = worker.job, worker.seconds
