@@ -13,7 +13,8 @@ from pathlib import Path
 from onnxshrink.atomic_files import flush_to_disk
 from onnxshrink.batch.entries import failed_entry
 from onnxshrink.batch.job import Job
-from onnxshrink.errors import FileAccessError
+from onnxshrink.batch.remote_files import copy, is_url, join, list_folder, name_of, parent
+from onnxshrink.errors import FileAccessError, OnnxShrinkError
 from onnxshrink.report.batch import BatchEntry
 
 
@@ -21,6 +22,8 @@ def copied_entry(first: BatchEntry, job: Job) -> BatchEntry:
     """Give ``job`` the result of ``first``, whose model is the same: its entry. It fails as the first one did."""
     if first.output is None:
         return failed_entry(job, first.reason, first.exit_code)
+    if is_url(first.output):
+        return _copied_by_url(first, first.output, job)
     origin, destination = Path(first.output), Path(job.output)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -30,6 +33,22 @@ def copied_entry(first: BatchEntry, job: Job) -> BatchEntry:
         flush_to_disk(destination.parent)
     except OSError as error:
         return failed_entry(job, f"cannot write {destination}: {error.strerror}", FileAccessError.exit_code)
+    return _entry(first, job)
+
+
+def _copied_by_url(first: BatchEntry, origin: str, job: Job) -> BatchEntry:
+    try:
+        prefix = f"{name_of(origin)}."
+        for name in list_folder(parent(origin)):
+            if name.startswith(prefix) and name.endswith(".data"):
+                copy(join(parent(origin), name), join(parent(job.output), name))
+        copy(origin, job.output)
+    except OnnxShrinkError as error:
+        return failed_entry(job, str(error), error.exit_code)
+    return _entry(first, job)
+
+
+def _entry(first: BatchEntry, job: Job) -> BatchEntry:
     return replace(
         first,
         name=job.name,

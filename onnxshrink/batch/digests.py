@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from onnxshrink.batch.remote_files import is_url
 from onnxshrink.errors import OnnxShrinkError
 
 MOST_DATA_BYTES = 2**30
@@ -146,6 +147,18 @@ def module_file(text: str) -> Path | None:
 
 
 def _data_parts(data: str, config: str | None) -> Iterator[str]:
+    urls = [place for place in (data, config) if place is not None and is_url(place)]
+    if urls:
+        from onnxshrink.batch.remote_data import Data
+
+        yield from (Data.at(url).digest for url in urls)
+    if not is_url(data):
+        yield from _local_data_parts(data, config if config is None or not is_url(config) else None)
+    elif config is not None and not is_url(config):
+        yield from _file_parts(Path(config))
+
+
+def _local_data_parts(data: str, config: str | None) -> Iterator[str]:
     path = Path(data)
     module = None if path.exists() else module_file(data)
     if module is not None:

@@ -49,6 +49,7 @@ def compressed_entry(job: Job, report: Report, *, seconds: float) -> BatchEntry:
         latency_significant=latency is not None and latency.significant,
         relative_error=None if report.agreement is None else report.agreement.relative_error,
         metric=None if accuracy is None else accuracy.metric,
+        metric_name="" if accuracy is None else accuracy.name,
         metric_unit="share" if accuracy is None else accuracy.unit,
         metric_higher_is_better=accuracy is None or accuracy.higher_is_better,
         metric_significant=None if accuracy is None else accuracy.significant,

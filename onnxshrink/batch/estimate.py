@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from onnxshrink.batch.digests import ABSENT
 from onnxshrink.batch.job import Settings
 from onnxshrink.batch.plan import Plan, Planned
 from onnxshrink.errors import OnnxShrinkError
@@ -73,7 +74,7 @@ def forecast_lines(found: Forecasts) -> Iterator[str]:
 
 
 def _forecast(model: Planned) -> Forecast:
-    size = model.source.bytes if model.job.source_sha256 is not None else None
+    size = model.source.bytes if model.source.sha256 != ABSENT else None
     name, source = model.job.name, model.job.source
     if model.entry is not None:
         act: _ACT = "failed before" if model.entry.status == "failed" else "done"

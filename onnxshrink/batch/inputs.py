@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from onnxshrink.batch.job import Settings
 from onnxshrink.batch.manifest import MANIFESTS, read_manifest
+from onnxshrink.batch.remote_files import find_files, is_url, name_of
 from onnxshrink.errors import FileAccessError
 
 SUFFIX = ".onnx"
@@ -50,11 +51,11 @@ def report_name(name: str) -> str:
     return f"{name.removesuffix(SUFFIX)}.report.json"
 
 
-def find_models(inputs: Sequence[str], output: Path, settings: Settings) -> list[Wanted]:
+def find_models(inputs: Sequence[str], output: str | Path, settings: Settings) -> list[Wanted]:
     """Every model once, in the order of the inputs, folders sorted.
 
     Args:
-        inputs: files, folders, globs and manifests.
+        inputs: files, folders, globs and manifests; all but manifests by path or by URL.
         output: the folder of the results, which is not looked into.
         settings: what holds for all models, unless their manifest says otherwise.
 
@@ -62,16 +63,18 @@ def find_models(inputs: Sequence[str], output: Path, settings: Settings) -> list
         FileAccessError: an input is not there, or holds no models; or two results would have one name.
         OnnxShrinkError: a manifest is wrong.
     """
-    found = [wanted for text in inputs for wanted in _of_input(text, output, settings)]
+    found = [wanted for text in inputs for wanted in _of_input(text, str(output), settings)]
     distinct = {(os.path.abspath(wanted.source), wanted.name, wanted.settings): wanted for wanted in reversed(found)}
     models = list(reversed(distinct.values()))
     _refuse_clashes(models)
     return models
 
 
-def _of_input(text: str, output: Path, settings: Settings) -> Iterable[Wanted]:
-    path = Path(text)
-    if path.is_dir():
+def _of_input(text: str, results: str, settings: Settings) -> Iterable[Wanted]:
+    path, output = Path(text), Path(results)
+    if is_url(text):
+        found = [Wanted(url, name, settings) for url, name in _remote(text, results)]
+    elif path.is_dir():
         found = [Wanted(str(file), name, settings) for file, name in _below(path, output)]
     elif path.suffix in MANIFESTS and path.is_file():
         return [
@@ -86,6 +89,17 @@ def _of_input(text: str, output: Path, settings: Settings) -> Iterable[Wanted]:
     if not found:
         raise FileAccessError(f"{text}: no {SUFFIX} files")
     return found
+
+
+def _remote(url: str, results: str) -> Iterator[tuple[str, str]]:
+    """The model of a URL, or those in a folder or that match a pattern, and their names. Hidden ones are left out."""
+    found = find_files(url)
+    single = len(found) == 1 and found[0].name == name_of(url)
+    for file in found:
+        hidden = any(part.startswith(".") for part in PurePosixPath(file.name).parts)
+        inside = is_url(results) and file.url.startswith(f"{results.rstrip('/')}/")
+        if single or (file.name.endswith(SUFFIX) and not hidden and not inside):
+            yield file.url, file.name
 
 
 def _below(folder: Path, output: Path) -> Iterator[tuple[Path, str]]:

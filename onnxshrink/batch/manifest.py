@@ -24,6 +24,7 @@ from typing import Any
 
 from onnxshrink.batch.digests import module_file
 from onnxshrink.batch.job import Settings
+from onnxshrink.batch.remote_files import is_url
 from onnxshrink.errors import FileAccessError, RecipeError
 from onnxshrink.passes.registry import nearest
 
@@ -102,7 +103,9 @@ def _listed(table: Any, path: Path, where: str, shared: Settings) -> Listed:
         raise RecipeError(f"{where}: 'path' must be the path of a model")
     if output is not None and (not isinstance(output, str) or not output):
         raise RecipeError(f"{where}: 'output' must be a path below the output folder")
-    return Listed(str(path.parent / model), output, _Reader(path, where).settings(rest, shared))
+    return Listed(
+        model if is_url(model) else str(path.parent / model), output, _Reader(path, where).settings(rest, shared)
+    )
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,9 @@ class _Reader:
             yield name, self._found(name, read)
 
     def _found(self, name: str, value: Any) -> Any:
-        """Paths are relative to the manifest."""
+        """Paths are relative to the manifest; URLs are not."""
+        if isinstance(value, str) and is_url(value):
+            return value
         if name == "custom_op_libs":
             return tuple(str(self.path.parent / one) for one in value)
         if name in ("data", "calibration_data"):

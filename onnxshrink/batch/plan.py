@@ -9,10 +9,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from onnxshrink.batch.digests import ABSENT, DataDigests, Seen, look_at, module_file
+from onnxshrink.batch.digests import ABSENT, DataDigests, Seen, module_file
 from onnxshrink.batch.inputs import Wanted
 from onnxshrink.batch.job import Job, Settings
 from onnxshrink.batch.ledger import Record
+from onnxshrink.batch.places import Places, below
+from onnxshrink.batch.remote_files import is_url, join, parent
 from onnxshrink.errors import FileAccessError
 from onnxshrink.measure.machine import versions
 from onnxshrink.report.batch import BatchEntry
@@ -69,7 +71,7 @@ class Plan:
 
 def make_plan(
     wanted: Sequence[Wanted],
-    output: Path,
+    output: str,
     records: Mapping[str, Record],
     *,
     force: bool = False,
@@ -79,7 +81,7 @@ def make_plan(
 
     Args:
         wanted: the models, their settings resolved (:func:`~onnxshrink.batch.settings.resolved`).
-        output: the folder of the results.
+        output: the folder of the results, by path or URL.
         records: what the ledger knows, by name.
         force: do files in the output folder that no batch has made count as its own.
         retry_failed: do models that failed count as not done.
@@ -87,47 +89,48 @@ def make_plan(
     Raises:
         FileAccessError: a result would replace its own model, or, without ``force``, a file that no batch has made.
     """
-    keys = _Keys()
+    places = Places()
+    keys = _Keys(places)
     models = []
     for one in wanted:
         record = records.get(one.name)
-        source = look_at(Path(one.source), record.source if record is not None else None)
+        source = places.look(one.source, record.source if record is not None else None)
         job = _job(one, output, keys.of(one, source), source, ours=record is not None or force)
-        kept = None if record is None else _kept(record, job, retry_failed=retry_failed)
+        kept = None if record is None else _kept(record, job, places, retry_failed=retry_failed)
         if kept is None:
-            _refuse_foreign(job)
+            _refuse_foreign(job, places)
             models.append(Planned(job, source))
         else:
             models.append(Planned(job, source, replace(kept[0], source=one.source), kept[1]))
     return Plan(tuple(_with_twins(models)))
 
 
-def _job(one: Wanted, output: Path, key: str, source: Seen, *, ours: bool) -> Job:
-    sha256 = None if source.sha256 == ABSENT else source.sha256
-    place = str(output / one.name), str(output / one.report)
+def _job(one: Wanted, output: str, key: str, source: Seen, *, ours: bool) -> Job:
+    sha256 = None if source.sha256 == ABSENT or is_url(one.source) else source.sha256
+    place = below(output, one.name), below(output, one.report)
     return Job(one.name, one.source, *place, key, one.settings, force=ours, source_sha256=sha256)
 
 
-def _kept(record: Record, job: Job, *, retry_failed: bool) -> tuple[BatchEntry, Seen | None] | None:
+def _kept(record: Record, job: Job, places: Places, *, retry_failed: bool) -> tuple[BatchEntry, Seen | None] | None:
     """The entry and the result of an earlier run, when they are still what is asked for."""
     entry = record.entry
     if entry is None or entry.key != job.key:
         return None
     if entry.status == "failed":
         return None if retry_failed else (entry, None)
-    result = look_at(Path(job.output), record.result)
+    result = places.look(job.output, record.result)
     return (entry, result) if result.sha256 == entry.result_sha256 else None
 
 
-def _refuse_foreign(job: Job) -> None:
+def _refuse_foreign(job: Job, places: Places) -> None:
     """Results replace no files but those of earlier batches, and never the model itself."""
     output = Path(job.output)
-    if not output.exists():
+    if not places.exists(job.output):
         return
-    if Path(job.source).exists() and output.samefile(job.source):
+    if job.source == job.output or (Path(job.source).exists() and output.exists() and output.samefile(job.source)):
         raise FileAccessError(f"{job.source} would be replaced by its own result: choose another output folder")
     if not job.force:
-        raise FileAccessError(f"{output} exists and was not made by this batch: use --force to replace it")
+        raise FileAccessError(f"{job.output} exists and was not made by this batch: use --force to replace it")
 
 
 def _with_twins(models: Sequence[Planned]) -> Iterator[Planned]:
@@ -151,7 +154,8 @@ def _same(model: Planned) -> tuple[str, ...]:
 class _Keys:
     """Digests of all that decides what comes out."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self._data = DataDigests()
         self._versions = {name: version for name, version in versions().items() if name in _TOOLS}
         self._settings: dict[Settings, Mapping[str, Any]] = {}
@@ -179,6 +183,8 @@ class _Keys:
         """Texts are read with the tokenizer that lies beside the model, if one does."""
         if one.settings.data is None and one.settings.calibration_data is None:
             return ""
+        if is_url(one.source):
+            return self._places.mark(join(parent(one.source), "tokenizer.json"))
         tokenizer = Path(one.source).parent / "tokenizer.json"
         return self._data.of_file(str(tokenizer)) if tokenizer.is_file() else ""
 

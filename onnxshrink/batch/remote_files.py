@@ -101,6 +101,22 @@ def find_files(url: str) -> list[RemoteFile]:
     ]
 
 
+def list_folder(url: str) -> dict[str, RemoteFile]:
+    """The files in a folder, not those in its subfolders, by name; empty when there is no such folder."""
+    files, path = filesystem(url)
+    with _told("list", url):
+        files.invalidate_cache()
+        try:
+            found = files.ls(path, detail=True)
+        except FileNotFoundError:
+            return {}
+    return {
+        name_of(info["name"]): _remote_file(files, info["name"], info, name_of(info["name"]))
+        for info in found
+        if info["type"] != "directory"
+    }
+
+
 def exists(url: str) -> bool:
     """Whether there is a file of this URL."""
     files, path = filesystem(url)
@@ -140,21 +156,28 @@ def upload(source: Path, url: str) -> None:
         FileAccessError: it cannot be written.
     """
     files, path = filesystem(url)
-    protocols = (files.protocol,) if isinstance(files.protocol, str) else files.protocol
     with _told("write", url):
-        if set(protocols) & set(_WHOLE_AT_ONCE):
+        if set(_protocols(files)) & set(_WHOLE_AT_ONCE):
             files.put_file(str(source), path)
             return
-        folder, _, name = path.rpartition("/")
-        temporary = f"{folder}/.{name}.{secrets.token_hex(4)}"
-        try:
-            files.makedirs(folder, exist_ok=True)
+        with _renamed(files, path) as temporary:
             files.put_file(str(source), temporary)
-            files.mv(temporary, path)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                files.rm_file(temporary)
-            raise
+
+
+def copy(source: str, destination: str) -> None:
+    """Copy a file within a store, whole or not at all.
+
+    Raises:
+        FileAccessError: it cannot be read or written.
+    """
+    files, path = filesystem(source)
+    _, target = filesystem(destination)
+    with _told("write", destination):
+        if set(_protocols(files)) & set(_WHOLE_AT_ONCE):
+            files.cp_file(path, target)
+            return
+        with _renamed(files, target) as temporary:
+            files.cp_file(path, temporary)
 
 
 def write_text(url: str, text: str) -> None:
@@ -192,6 +215,25 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     except Exception as error:  # drivers raise what their libraries raise
         raise FileAccessError(f"cannot open {url}: {first_line(error)}") from error
     return files, path
+
+
+def _protocols(files: AbstractFileSystem) -> tuple[str, ...]:
+    return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)
+
+
+@contextmanager
+def _renamed(files: AbstractFileSystem, path: str) -> Iterator[str]:
+    """Another name in the same folder, which is changed to ``path`` when the block ends without an error."""
+    folder, _, name = path.rpartition("/")
+    temporary = f"{folder}/.{name}.{secrets.token_hex(4)}"
+    try:
+        files.makedirs(folder, exist_ok=True)
+        yield temporary
+        files.mv(temporary, path)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            files.rm_file(temporary)
+        raise
 
 
 @contextmanager

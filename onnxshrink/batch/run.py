@@ -18,12 +18,14 @@ from onnxshrink.batch.job import Job, Settings
 from onnxshrink.batch.ledger import Ledger, Record, read_ledger
 from onnxshrink.batch.leftovers import remove_leftovers
 from onnxshrink.batch.local_workers import LocalWorkers
+from onnxshrink.batch.places import result_of
 from onnxshrink.batch.plan import Plan, Planned, make_plan
 from onnxshrink.batch.progress import Unwatched, Watcher
+from onnxshrink.batch.remote_files import is_url
 from onnxshrink.batch.resources import available_bytes, usable_cores, worker_count
 from onnxshrink.batch.scheduling import Scheduler
 from onnxshrink.batch.settings import command_line, resolved
-from onnxshrink.errors import OnnxShrinkError
+from onnxshrink.errors import FileAccessError, OnnxShrinkError
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.report.batch import Batch, BatchEntry
 from onnxshrink.report.json_format import plain_json
@@ -51,6 +53,7 @@ def plan_batch(
     output: str | os.PathLike[str],
     settings: Settings | None = None,
     *,
+    ledger: str | os.PathLike[str] | None = None,
     force: bool = False,
     retry_failed: bool = False,
 ) -> Plan:
@@ -59,10 +62,10 @@ def plan_batch(
     Raises:
         OnnxShrinkError: see :func:`run_batch`.
     """
-    folder = Path(output)
-    records, _ = read_ledger(folder)
-    wanted = _wanted(inputs, folder, settings)
-    return make_plan(wanted, folder, records, force=force, retry_failed=retry_failed)
+    results = os.fspath(output)
+    records, _ = read_ledger(ledger_folder(results, ledger))
+    wanted = _wanted(inputs, results, settings)
+    return make_plan(wanted, results, records, force=force, retry_failed=retry_failed)
 
 
 def run_batch(
@@ -72,6 +75,7 @@ def run_batch(
     *,
     limits: Limits | None = None,
     scheduler: Scheduler | None = None,
+    ledger: str | os.PathLike[str] | None = None,
     force: bool = False,
     retry_failed: bool = False,
     planned: Callable[[Plan], None] | None = None,
@@ -80,11 +84,12 @@ def run_batch(
     """Compress many models, each in a process of its own, and keep what becomes of each as soon as it is known.
 
     Args:
-        inputs: files, folders, globs and manifests.
-        output: the folder of the results, the ledger, and the summary; made if need be.
+        inputs: files, folders, globs and manifests; all but manifests also by URL.
+        output: the folder of the results, the ledger, and the summary; made if need be. A path or a URL.
         settings: how models are compressed, unless their manifest says otherwise.
         limits: of the worker processes.
         scheduler: who does the work instead of worker processes on this machine.
+        ledger: another folder for ledger and summary, on this machine; required when ``output`` is a URL.
         force: replace files in the output folder that no batch has made.
         retry_failed: do once more what failed in an earlier run.
         planned: called with the plan before the work starts.
@@ -99,17 +104,19 @@ def run_batch(
         KeyboardInterrupt: what had ended is in ledger and summary then, and nothing half-done is left.
     """
     start = time.monotonic()
-    folder = Path(output)
+    results = os.fspath(output)
+    folder = ledger_folder(results, ledger)
     watcher = watcher or Unwatched()
     command = command_line(settings or Settings())
-    wanted = _wanted(inputs, folder, settings)
-    with Ledger(folder) as ledger:
-        plan = make_plan(wanted, folder, ledger.records, force=force, retry_failed=retry_failed)
-        _clean_up(folder, ledger.records)
+    wanted = _wanted(inputs, results, settings)
+    with Ledger(folder) as book:
+        plan = make_plan(wanted, results, book.records, force=force, retry_failed=retry_failed)
+        if not is_url(results):
+            _clean_up(Path(results), book.records)
         if planned is not None:
             planned(plan)
-        workers = scheduler or _local_workers(plan, limits or Limits(), ledger.temporary, watcher)
-        run = _Run(plan, ledger, watcher)
+        workers = scheduler or _local_workers(plan, limits or Limits(), book.temporary, watcher)
+        run = _Run(plan, book, watcher)
         try:
             run.do(workers)
         except BaseException:  # also on Ctrl-C: what had ended is worth a summary, but not another error
@@ -119,6 +126,20 @@ def run_batch(
         batch = run.summary(command, time.monotonic() - start)
         _write_summary(folder, batch)
     return batch
+
+
+def ledger_folder(output: str, ledger: str | os.PathLike[str] | None = None) -> Path:
+    """Where ledger and summary are.
+
+    Raises:
+        FileAccessError: results go to a URL, and nobody said where the ledger is kept: it is appended to and flushed as
+            models end, which stores cannot do.
+    """
+    if ledger is None and is_url(output):
+        raise FileAccessError(
+            f"{output} is a URL: say with --ledger in which folder of this machine the ledger is kept"
+        )
+    return Path(output if ledger is None else ledger)
 
 
 def _write_summary(folder: Path, batch: Batch) -> None:
@@ -146,9 +167,9 @@ def _local_workers(plan: Plan, limits: Limits, folder: Path, watcher: Watcher) -
     )
 
 
-def _wanted(inputs: Sequence[str | os.PathLike[str]], folder: Path, settings: Settings | None) -> list[Wanted]:
+def _wanted(inputs: Sequence[str | os.PathLike[str]], results: str, settings: Settings | None) -> list[Wanted]:
     resolve = functools.cache(resolved)
-    found = find_models([os.fspath(one) for one in inputs], folder, settings or Settings())
+    found = find_models([os.fspath(one) for one in inputs], results, settings or Settings())
     return [replace(one, settings=resolve(one.settings)) for one in found]
 
 
@@ -206,6 +227,8 @@ def _result(entry: BatchEntry) -> Seen | None:
     """The files of a result that has just been written; None when there is none."""
     if entry.output is None or entry.result_sha256 is None:
         return None
+    if is_url(entry.output):
+        return result_of(entry)
     path = Path(entry.output)
     stamp = stamp_of(path)
     if stamp is not None and stamp[0] == entry.result_bytes:

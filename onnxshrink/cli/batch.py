@@ -17,6 +17,9 @@ from onnxshrink.cli.options import HELP, debug_option, gate_options
 
 if TYPE_CHECKING:
     from onnxshrink.batch.job import Settings
+    from onnxshrink.batch.progress import Watcher
+    from onnxshrink.batch.run import Limits
+    from onnxshrink.batch.scheduling import Scheduler
     from onnxshrink.report.gates import Uncertain
 
 _SIGNALS = ("SIGINT", "SIGTERM")
@@ -28,9 +31,20 @@ _SIGNALS = ("SIGINT", "SIGTERM")
     "-o",
     "--output",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
     metavar="OUTDIR",
-    help="The folder of the results; made if need be.",
+    help="The folder of the results; made if need be. A path or a URL.",
+)
+@click.option(
+    "--ledger",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Keep ledger and summaries in this folder of this machine; required when OUTDIR is a URL. [default: OUTDIR]",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Do the work on a Dask cluster: tcp://HOST:8786, or 'local' for one on this machine (docs/cluster.md). "
+    "[default: processes of this command]",
 )
 @click.option(
     "--jobs",
@@ -61,7 +75,9 @@ _SIGNALS = ("SIGINT", "SIGTERM")
 @debug_option
 def batch(
     inputs: tuple[str, ...],
-    output: Path,
+    output: str,
+    ledger: Path | None,
+    scheduler: str | None,
     jobs: int | None,
     timeout: float | None,
     memory: int | None,
@@ -97,9 +113,9 @@ def batch(
 ) -> int:
     """Compress many models on all cores. What goes wrong with one of them costs that one only.
 
-    IN is a model, a folder with models, a quoted pattern such as 'models/**/*.onnx', or a manifest (.toml, .jsonl)
-    that gives each model its own settings. The same command again does what is missing, or has changed. docs/batch.md
-    has the rest.
+    IN is a model, a folder with models, a quoted pattern such as 'models/**/*.onnx', each also by URL (s3://, gs://,
+    file://), or a manifest (.toml, .jsonl) that gives each model its own settings. The same command again does what
+    is missing, or has changed. docs/batch.md has the rest, docs/cluster.md what is about URLs and clusters.
 
     \b
     Examples:
@@ -107,6 +123,7 @@ def batch(
       onnxshrink batch models/ -o small/ --jobs 4 --timeout 600 --memory 4096 --no-latency
       onnxshrink batch models.toml -o small/ --gate 'size<=30%' --gate-report gates.xml
       onnxshrink batch 'models/*/model.onnx' -o small/ --preset int8 --data eval.npz --dry-run
+      onnxshrink batch s3://zoo/models -o s3://zoo/small --ledger zoo/ --scheduler tcp://scheduler:8786
     """
     if preset is not None and recipe is not None:
         raise click.UsageError("--preset and --recipe exclude each other")
@@ -141,13 +158,14 @@ def batch(
     )
     _check_data(settings)
     if dry_run:
-        _show_plan(inputs, output, settings, force=force, retry_failed=retry_failed, as_json=as_json)
+        _show_plan(inputs, output, settings, ledger, force=force, retry_failed=retry_failed, as_json=as_json)
         return 0
 
-    from onnxshrink.batch.run import Limits, run_batch
+    from onnxshrink.batch.run import Limits, ledger_folder, run_batch
     from onnxshrink.cli.batch_output import conclude_batch, show_batch, write_summaries
     from onnxshrink.cli.batch_progress import batch_display
 
+    limits = Limits(jobs, timeout, None if memory is None else memory * 2**20)
     with _stoppable():
         try:
             with batch_display(quiet=quiet or as_json) as display:
@@ -155,7 +173,9 @@ def batch(
                     inputs,
                     output,
                     settings,
-                    limits=Limits(jobs, timeout, None if memory is None else memory * 2**20),
+                    limits=limits,
+                    scheduler=None if scheduler is None else _dask(scheduler, limits, display, quiet=quiet or as_json),
+                    ledger=ledger,
                     force=force,
                     retry_failed=retry_failed,
                     planned=lambda plan: display.planned(len(plan.models), len(plan.resumed)),
@@ -164,9 +184,27 @@ def batch(
         except _Stopped as stopped:
             click.echo("onnxshrink: stopped; the same command goes on from there", err=True)
             return 128 + stopped.number
-    write_summaries(found, output)
+    write_summaries(found, ledger_folder(output, ledger), output)
     show_batch(found, quiet=quiet, as_json=as_json, verbose=verbose)
     return conclude_batch(found, gate_report, quiet=quiet)
+
+
+def _dask(address: str, limits: Limits, watcher: Watcher, *, quiet: bool) -> Scheduler:
+    """The Dask cluster at an address."""
+    from onnxshrink.batch.dask_cluster import check_installed
+    from onnxshrink.batch.dask_workers import DaskWorkers
+    from onnxshrink.batch.resources import usable_cores
+    from onnxshrink.cli.output import notices
+
+    check_installed()
+    return DaskWorkers(
+        address,
+        limits.workers or usable_cores(),
+        timeout_seconds=limits.timeout_seconds,
+        memory_bytes=limits.memory_bytes,
+        watcher=watcher,
+        notice=notices(quiet=quiet),
+    )
 
 
 class _Stopped(KeyboardInterrupt):
@@ -195,13 +233,20 @@ def _stoppable() -> Iterator[None]:
 
 
 def _show_plan(
-    inputs: tuple[str, ...], output: Path, settings: Settings, *, force: bool, retry_failed: bool, as_json: bool
+    inputs: tuple[str, ...],
+    output: str,
+    settings: Settings,
+    ledger: Path | None,
+    *,
+    force: bool,
+    retry_failed: bool,
+    as_json: bool,
 ) -> None:
     from onnxshrink.batch.estimate import forecast, forecast_lines
     from onnxshrink.batch.run import plan_batch
     from onnxshrink.report.json_format import plain_json
 
-    plan = plan_batch(inputs, output, settings, force=force, retry_failed=retry_failed)
+    plan = plan_batch(inputs, output, settings, ledger=ledger, force=force, retry_failed=retry_failed)
     expected = forecast(plan)
     if as_json:
         click.echo(plain_json(expected))
@@ -218,9 +263,13 @@ def _check_data(settings: Settings) -> None:
     for text in (settings.data, settings.calibration_data):
         if text is not None and not Path(text).exists() and module_file(text) is None and ":" not in text:
             raise FileAccessError(f"the data file {text} does not exist")
-    if settings.data_config is not None and not Path(settings.data_config).exists():
+    if (
+        settings.data_config is not None
+        and "://" not in settings.data_config
+        and not Path(settings.data_config).exists()
+    ):
         raise FileAccessError(f"the data config {settings.data_config} does not exist")
 
 
-def _text(path: Path | None) -> str | None:
+def _text(path: Path | str | None) -> str | None:
     return None if path is None else str(path)

@@ -19,8 +19,14 @@ SUMMARY = "summary"
 _MOST_LINES = 50
 
 
-def write_summaries(batch: Batch, folder: Path) -> None:
-    """``summary.json``, ``.md`` and ``.csv``, and ``.html`` where the extra for it is installed."""
+def write_summaries(batch: Batch, folder: Path, output: str) -> None:
+    """``summary.json``, ``.md`` and ``.csv``, and ``.html`` where the extra for it is installed.
+
+    Args:
+        folder: where they are written.
+        output: the folder of the results; by URL, they are stored there, too.
+    """
+    from onnxshrink.batch.remote_files import is_url, join, upload
     from onnxshrink.report.batch_csv import batch_to_csv
     from onnxshrink.report.batch_markdown import batch_to_markdown
     from onnxshrink.report.html.page import pages_are_possible
@@ -29,10 +35,13 @@ def write_summaries(batch: Batch, folder: Path) -> None:
     if pages_are_possible():
         from onnxshrink.report.html.batch_page import batch_to_html
 
-        write_text_atomically(folder / f"{SUMMARY}.html", batch_to_html(batch, folder))
+        write_text_atomically(folder / f"{SUMMARY}.html", batch_to_html(batch, output if is_url(output) else folder))
     write_text_atomically(folder / f"{SUMMARY}.md", batch_to_markdown(batch))
     write_text_atomically(folder / f"{SUMMARY}.csv", batch_to_csv(batch))
     write_text_atomically(folder / f"{SUMMARY}.json", plain_json(batch) + "\n")
+    if is_url(output):
+        for path in sorted(folder.glob(f"{SUMMARY}.*")):
+            upload(path, join(output, path.name))
 
 
 def show_batch(batch: Batch, *, quiet: bool, as_json: bool, verbose: bool) -> None:

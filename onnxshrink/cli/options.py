@@ -15,6 +15,17 @@ _FORMS = (
     "package.module:function (docs/data.md)."
 )
 
+
+class PathOrUrl(click.Path):
+    """A path; a URL stays a text, since a path would lose one of its slashes."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
 HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
@@ -49,14 +60,12 @@ def data_options(purpose: str) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         command = click.option(
             "--data-config",
-            type=click.Path(path_type=Path),
+            type=PathOrUrl(),
             metavar="FILE.toml",
             help="How data and calibration data are read. [default: NAME.toml or data.toml beside or inside them, else "
             "guessed and printed]",
         )(command)
-        return click.option("--data", type=click.Path(path_type=Path), metavar="DATA", help=f"{purpose} {_FORMS}")(
-            command
-        )
+        return click.option("--data", type=PathOrUrl(), metavar="DATA", help=f"{purpose} {_FORMS}")(command)
 
     return add
 
@@ -67,7 +76,7 @@ def calibration_options(command: Command) -> Command:
         click.option("--calibration-samples", type=click.IntRange(1), default=100, help="How many of them are used."),
         click.option(
             "--calibration-data",
-            type=click.Path(path_type=Path),
+            type=PathOrUrl(),
             metavar="DATA",
             help="Samples to find activation ranges on, like --data. [default: those of --data]",
         ),

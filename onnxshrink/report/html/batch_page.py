@@ -108,11 +108,11 @@ _ORDERS: dict[str, Callable[[BatchLine, BatchEntry], object]] = {
 """By what rows are sorted, the ones that a reader looks for first."""
 
 
-def batch_to_html(batch: Batch, folder: Path | None = None) -> str:
+def batch_to_html(batch: Batch, folder: Path | str | None = None) -> str:
     """A batch as a page of its own.
 
     Args:
-        folder: where the page will be: links to the models' own reports lead from there.
+        folder: where the page will be, by path or URL: links to the models' own reports lead from there.
 
     Raises:
         OnnxShrinkError: matplotlib or jinja2 is not installed.
@@ -165,7 +165,7 @@ def _gates(entries: Sequence[BatchEntry]) -> Iterator[Problem]:
                 yield Problem(entry.name, gate.reason, gate.gate, gate.status)
 
 
-def _models(shown: Sequence[tuple[BatchLine, BatchEntry]], folder: Path | None) -> tuple[Model, ...]:
+def _models(shown: Sequence[tuple[BatchLine, BatchEntry]], folder: Path | str | None) -> tuple[Model, ...]:
     places: list[list[str]] = [[] for _ in shown]
     for key, order in _ORDERS.items():
         keyed = sorted(range(len(shown)), key=lambda at: order(*shown[at]))  # type: ignore[arg-type,return-value]
@@ -183,12 +183,15 @@ def _models(shown: Sequence[tuple[BatchLine, BatchEntry]], folder: Path | None) 
     )
 
 
-def _link(entry: BatchEntry, folder: Path | None) -> str:
+def _link(entry: BatchEntry, folder: Path | str | None) -> str:
     """Where a browser finds the model's own report: its page where there is one beside the JSON; empty when nowhere."""
     if entry.report is None:
         return ""
     scheme, separator, _ = entry.report.partition("://")
     if separator:
+        root = f"{str(folder).rstrip('/')}/"
+        if entry.report.startswith(root):
+            return quote(entry.report.removeprefix(root))
         return entry.report if scheme in ("http", "https") else ""
     path = Path(entry.report)
     page = path.with_suffix(".html")
