@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from onnxshrink.atomic_files import write_text_atomically
 from onnxshrink.batch.job import Job, Settings
 from onnxshrink.batch.remote_data import fetch_data
 from onnxshrink.batch.remote_files import download, exists, is_url, join, name_of, parent, stays_below, upload
-from onnxshrink.errors import FileAccessError
+from onnxshrink.errors import FileAccessError, OnnxShrinkError
 
 _BESIDE_MODEL = ("tokenizer.json",)
 """What texts are read with, when it lies beside the model."""
@@ -42,9 +43,13 @@ def local_copy(job: Job, progress: Callable[[str], None] = lambda _: None) -> It
         here = replace(
             job, source=source, output=folder.result(job.output), report=folder.result(job.report), settings=settings
         )
-        yield here
+        known = _Known.by(job, here)
+        try:
+            yield here
+        except OnnxShrinkError as error:
+            raise type(error)(known.told(str(error))) from error
         progress("storing the result")
-        folder.deliver(job, here)
+        folder.deliver(job, here, known)
 
 
 def _places(job: Job) -> tuple[str, ...]:
@@ -78,25 +83,35 @@ class _Folder:
         here.parent.mkdir(exist_ok=True)
         return str(here)
 
-    def deliver(self, job: Job, here: Job) -> None:
+    def deliver(self, job: Job, here: Job, known: _Known) -> None:
         """Put what was written for URLs in its place: external data, then the model, then the report."""
-        if is_url(job.report):
-            text = Path(here.report).read_text(encoding="utf-8")
-            Path(here.report).write_text(self._with_urls(text, job), encoding="utf-8")
+        report = Path(here.report)
+        write_text_atomically(report, known.told(report.read_text(encoding="utf-8")))
         if is_url(job.output):
             output = Path(here.output)
             for file in sorted(output.parent.iterdir()):
-                if file not in (output, Path(here.report)):
+                if file not in (output, report):
                     upload(file, join(parent(job.output), file.name))
             upload(output, job.output)
         if is_url(job.report):
-            upload(Path(here.report), job.report)
+            upload(report, job.report)
 
-    def _with_urls(self, text: str, job: Job) -> str:
-        """The report with the places that the user knows in place of those on this machine."""
-        for subfolder, url in (("source", job.source), ("result", job.output)):
-            if is_url(url):
-                text = text.replace(f"{self.path / subfolder}/", f"{parent(url)}/")
+
+@dataclass(frozen=True)
+class _Known:
+    """Folders of this machine, and the URLs under which the user knows them."""
+
+    folders: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def by(cls, job: Job, here: Job) -> _Known:
+        pairs = zip(_places(job), _places(here), strict=True)
+        return cls(tuple((f"{Path(local).parent}/", f"{parent(url)}/") for url, local in pairs if is_url(url)))
+
+    def told(self, text: str) -> str:
+        """A text with the places that the user knows."""
+        for local, url in self.folders:
+            text = text.replace(local, url)
         return text
 
 

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,10 @@ _WHOLE_AT_ONCE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
 """Stores in which an object is there when its last byte is, and not before."""
 
 _OF_CONTENT = ("md5Hash", "content_md5", "Content-MD5")
-_OF_VERSION = ("etag", "version_id", "generation", "mtime", "LastModified", "last_modified", "updated", "created")
-"""What stores tell of an object: equal for equal bytes, and different when it was written again."""
+_OF_VERSION = ("etag", "mtime", "LastModified", "last_modified", "updated", "created")
+"""What stores tell of an object: a digest of its bytes, or what differs when it was written again, the best first."""
+
+_MAGIC = re.compile(r"[*?\[]")
 
 _MD5_ETAG = re.compile(r'"?([0-9a-f]{32}(-\d+)?)"?')
 
@@ -81,22 +84,23 @@ def find_files(url: str) -> list[RemoteFile]:
     Raises:
         FileAccessError: it cannot be listed.
     """
-    import glob
-
     files, path = filesystem(url)
+    pattern = _MAGIC.search(url)
     with _told("list", url):
         files.invalidate_cache()
-        if glob.has_magic(path):
+        if pattern is not None:
             found = files.glob(path, detail=True)
-            root = path[: re.search(r"[*?[]", path).start()].rpartition("/")[0]  # type: ignore[union-attr]
             for folder in [one for one, info in found.items() if info["type"] == "directory"]:
                 found |= files.find(folder, detail=True)
+            root = parent(url[: pattern.start()])
         else:
             found = files.find(path, detail=True)
-            root = path if files.isdir(path) else path.rpartition("/")[0]
+            root = url.rstrip("/") if files.isdir(path) else parent(url)
+    place = filesystem(root)[1]
+    named = {PurePosixPath(one).relative_to(place).as_posix(): info for one, info in found.items()}
     return [
-        _remote_file(files, place, info, PurePosixPath(place).relative_to(root).as_posix())
-        for place, info in sorted(found.items())
+        _remote_file(join(root, name), name, info)
+        for name, info in sorted(named.items())
         if info["type"] != "directory"
     ]
 
@@ -111,8 +115,8 @@ def list_folder(url: str) -> dict[str, RemoteFile]:
         except FileNotFoundError:
             return {}
     return {
-        name_of(info["name"]): _remote_file(files, info["name"], info, name_of(info["name"]))
-        for info in found
+        name: _remote_file(join(url, name), name, info)
+        for name, info in ((name_of(info["name"]), info) for info in found)
         if info["type"] != "directory"
     }
 
@@ -134,7 +138,7 @@ def file_at(url: str) -> RemoteFile | None:
             info = files.info(path)
         except FileNotFoundError:
             return None
-    return None if info["type"] == "directory" else _remote_file(files, path, info, name_of(url))
+    return None if info["type"] == "directory" else _remote_file(url, name_of(url), info)
 
 
 def download(url: str, destination: Path) -> None:
@@ -249,8 +253,7 @@ def _told(what: str, url: str) -> Iterator[None]:
         raise FileAccessError(f"cannot {what} {url}: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _remote_file(files: AbstractFileSystem, path: str, info: Mapping[str, Any], name: str) -> RemoteFile:
-    url = files.unstrip_protocol(path)
+def _remote_file(url: str, name: str, info: Mapping[str, Any]) -> RemoteFile:
     return RemoteFile(url, name, int(info["size"] or 0), _mark(info, url))
 
 
@@ -264,7 +267,8 @@ def _mark(info: Mapping[str, Any], url: str) -> str:
     etag = _MD5_ETAG.fullmatch(str(known.get("etag", "")))
     if etag is not None:
         return _digest(size, etag[1])
-    return _digest(size, url, *(known.get(key.lower()) for key in _OF_VERSION))
+    version = next((known[key.lower()] for key in _OF_VERSION if key.lower() in known), "")
+    return _digest(size, url, version.timestamp() if isinstance(version, datetime) else version)
 
 
 def _digest(*facts: object) -> str:

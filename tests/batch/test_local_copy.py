@@ -14,7 +14,7 @@ import pytest
 from onnxshrink.batch.job import Job, Settings
 from onnxshrink.batch.local_copy import local_copy
 from onnxshrink.batch.remote_files import download, find_files, upload, write_text
-from onnxshrink.errors import FileAccessError
+from onnxshrink.errors import FileAccessError, ModelError
 from onnxshrink.report.json_format import from_json, to_json
 from onnxshrink.report.report import Report
 from onnxshrink.shrink import compress
@@ -70,6 +70,9 @@ def test_the_result_is_that_of_local_files_and_the_report_knows_no_other_place(e
     report = from_json((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert report.original.path == f"{ROOT}/models/a.onnx"
     assert report.result.path == f"{ROOT}/out/sub/a.onnx"
+    assert "/tmp" not in (tmp_path / "r.json").read_text(encoding="utf-8")
+    assert report.data is not None
+    assert report.data.description == f"{ROOT}/data/eval.npz"
     assert report.accuracy is not None
     assert report.accuracy.samples == 450
 
@@ -100,6 +103,18 @@ def test_nothing_is_stored_when_the_work_fails(tmp_path: Path) -> None:
     assert find_files(f"{ROOT}/out") == []
 
 
+def test_errors_name_the_places_that_the_user_knows(tmp_path: Path) -> None:
+    write_text(f"{ROOT}/models/a.onnx", "garbage")
+    upload(CNN / "eval.npz", f"{ROOT}/data/eval.npz")
+
+    def compressed() -> None:
+        with local_copy(job()) as here:
+            compress(here.source, here.output)
+
+    with pytest.raises(ModelError, match=rf"^{ROOT}/models/a\.onnx is not an ONNX file"):
+        compressed()
+
+
 def test_a_result_that_is_there_is_replaced_by_force_only(tmp_path: Path) -> None:
     store_model(tmp_path, external=False)
     write_text(f"{ROOT}/out/sub/a.onnx", "mine")
@@ -121,11 +136,13 @@ def test_missing_models_and_data_are_one_line(tmp_path: Path) -> None:
         pass
 
 
-def test_a_damaged_model_is_left_to_whoever_compresses_it() -> None:
+def test_a_damaged_model_is_left_to_whoever_compresses_it(tmp_path: Path) -> None:
     write_text(f"{ROOT}/models/a.onnx", "garbage")
-    with local_copy(job(settings=Settings(), output="out.onnx", report="out.json")) as here:
+    places = str(tmp_path / "out.onnx"), str(tmp_path / "out.json")
+    with local_copy(job(settings=Settings(), output=places[0], report=places[1])) as here:
         assert Path(here.source).read_text(encoding="utf-8") == "garbage"
-        assert (here.output, here.report) == ("out.onnx", "out.json")
+        assert (here.output, here.report) == places
+        Path(here.report).write_text("{}", encoding="utf-8")
 
 
 def test_a_job_without_urls_stays_as_it_is() -> None:
