@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from onnxshrink.atomic_files import flush_to_disk
 from onnxshrink.batch.entries import failed_entry
 from onnxshrink.batch.job import Job
 from onnxshrink.errors import FileAccessError
+from onnxshrink.graph.data_files import data_files
 from onnxshrink.report.batch import BatchEntry
 
 
@@ -24,7 +24,7 @@ def copied_entry(first: BatchEntry, job: Job) -> BatchEntry:
     origin, destination = Path(first.output), Path(job.output)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        for data in sorted(origin.parent.glob(f"{glob.escape(origin.name)}.????????????.data")):
+        for data in data_files(origin) if first.result_bytes != origin.stat().st_size else ():
             _link(data, destination.parent / data.name)
         _link(origin, destination)
         flush_to_disk(destination.parent)

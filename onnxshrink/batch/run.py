@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from onnxshrink.batch.settings import command_line, resolved
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.report.batch import Batch, BatchEntry
-from onnxshrink.report.json_format import plain_json
+from onnxshrink.report.json_format import plain_json_parts
 
 SUMMARY = "summary.json"
 
@@ -106,6 +107,7 @@ def run_batch(
     with Ledger(folder) as ledger:
         plan = make_plan(wanted, folder, ledger.records, force=force, retry_failed=retry_failed)
         _clean_up(folder, ledger.records)
+        ledger.records.clear()
         if planned is not None:
             planned(plan)
         workers = scheduler or _local_workers(plan, limits or Limits(), ledger.temporary, watcher)
@@ -122,7 +124,7 @@ def run_batch(
 
 
 def _write_summary(folder: Path, batch: Batch) -> None:
-    write_text_atomically(folder / SUMMARY, plain_json(batch) + "\n")
+    write_text_atomically(folder / SUMMARY, itertools.chain(plain_json_parts(batch), "\n"))
 
 
 def _clean_up(folder: Path, records: Mapping[str, Record]) -> None:
