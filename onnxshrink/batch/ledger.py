@@ -37,7 +37,7 @@ SCHEMA_VERSION = 1
 _TEMPORARY = "onnxshrink-batch-"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """What the ledger knows of a model.
 

@@ -21,7 +21,7 @@ _TOOLS = ("onnxshrink", "onnxruntime", "onnx", "onnx-ir", "numpy")
 """Packages whose versions decide what comes out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Planned:
     """One model.
 
