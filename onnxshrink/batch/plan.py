@@ -95,7 +95,7 @@ def make_plan(
         job = _job(one, output, keys.of(one, source), source, ours=record is not None or force)
         kept = None if record is None else _kept(record, job, retry_failed=retry_failed)
         if kept is None:
-            _refuse_foreign(job)
+            refuse_to_replace(one, output, force=job.force)
             models.append(Planned(job, source))
         else:
             models.append(Planned(job, source, replace(kept[0], source=one.source), kept[1]))
@@ -119,15 +119,15 @@ def _kept(record: Record, job: Job, *, retry_failed: bool) -> tuple[BatchEntry, 
     return (entry, result) if result.sha256 == entry.result_sha256 else None
 
 
-def _refuse_foreign(job: Job) -> None:
-    """Results replace no files but those of earlier batches, and never the model itself."""
-    output = Path(job.output)
-    if not output.exists():
+def refuse_to_replace(one: Wanted, output: Path, *, force: bool) -> None:
+    """Results replace no files but, with ``force``, those that are not the model itself; else FileAccessError."""
+    result = output / one.name
+    if not result.exists():
         return
-    if Path(job.source).exists() and output.samefile(job.source):
-        raise FileAccessError(f"{job.source} would be replaced by its own result: choose another output folder")
-    if not job.force:
-        raise FileAccessError(f"{output} exists and was not made by this batch: use --force to replace it")
+    if Path(one.source).exists() and result.samefile(one.source):
+        raise FileAccessError(f"{one.source} would be replaced by its own result: choose another output folder")
+    if not force:
+        raise FileAccessError(f"{result} exists and was not made by this batch: use --force to replace it")
 
 
 def _with_twins(models: Sequence[Planned]) -> Iterator[Planned]:

@@ -16,10 +16,10 @@ from onnxshrink.batch.copies import copied_entry
 from onnxshrink.batch.digests import Seen, look_at, stamp_of
 from onnxshrink.batch.inputs import Wanted, find_models, report_name
 from onnxshrink.batch.job import Job, Settings
-from onnxshrink.batch.ledger import Ledger, Record, read_ledger
+from onnxshrink.batch.ledger import LEDGER, Ledger, Record, read_ledger
 from onnxshrink.batch.leftovers import remove_leftovers
 from onnxshrink.batch.local_workers import LocalWorkers
-from onnxshrink.batch.plan import Plan, Planned, make_plan
+from onnxshrink.batch.plan import Plan, Planned, make_plan, refuse_to_replace
 from onnxshrink.batch.progress import Unwatched, Watcher
 from onnxshrink.batch.resources import available_bytes, usable_cores, worker_count
 from onnxshrink.batch.scheduling import Scheduler
@@ -104,6 +104,9 @@ def run_batch(
     watcher = watcher or Unwatched()
     command = command_line(settings or Settings())
     wanted = _wanted(inputs, folder, settings)
+    if not (folder / LEDGER).exists():
+        for one in wanted:  # before anything is written there
+            refuse_to_replace(one, folder, force=force)
     with Ledger(folder) as ledger:
         plan = make_plan(wanted, folder, ledger.records, force=force, retry_failed=retry_failed)
         _clean_up(folder, ledger.records)
