@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from onnxshrink.batch.entries import failed_entry
 from onnxshrink.batch.job import Job
 from onnxshrink.batch.remote_files import copy, is_url, join, list_folder, name_of, parent
 from onnxshrink.errors import FileAccessError, OnnxShrinkError
+from onnxshrink.graph.data_files import data_files
 from onnxshrink.report.batch import BatchEntry
 
 
@@ -27,7 +27,7 @@ def copied_entry(first: BatchEntry, job: Job) -> BatchEntry:
     origin, destination = Path(first.output), Path(job.output)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        for data in sorted(origin.parent.glob(f"{glob.escape(origin.name)}.????????????.data")):
+        for data in data_files(origin) if first.result_bytes != origin.stat().st_size else ():
             _link(data, destination.parent / data.name)
         _link(origin, destination)
         flush_to_disk(destination.parent)

@@ -40,7 +40,7 @@ _LONGEST_NAME = 4096
 _MODULE = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Seen:
     """A model as it was when its digest was taken.
 

@@ -26,7 +26,7 @@ _OUTSIDE = re.compile(r"(^|/)\.\.?(/|$)|^/|^$|\\|\0")
 """Paths that may not lie below the folder that they are put to."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """A model that is to be compressed.
 

@@ -42,7 +42,7 @@ class Settings:
     gate_uncertain: Uncertain = "warn"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One model of a batch.
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,7 +37,7 @@ SCHEMA_VERSION = 1
 _TEMPORARY = "onnxshrink-batch-"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """What the ledger knows of a model.
 
@@ -80,7 +81,7 @@ class Ledger:
     """The ledger of a folder, open for this process alone. A context manager.
 
     Attributes:
-        records: what it held when it was opened, by name.
+        records: what it held when it was opened, by name; whoever has read them may clear them.
         temporary: a folder for temporary files that is removed at the end, at the latest by whoever comes next.
     """
 
@@ -158,6 +159,7 @@ def _read_line(line: bytes, path: Path) -> tuple[str, Record | None]:
         if "started" in document:
             return str(document["started"]), Record(None)
         entry: BatchEntry = from_plain(BatchEntry, document["entry"])
+        entry = replace(entry, recipe=sys.intern(entry.recipe))  # one text for all that have it
         return entry.name, Record(entry, _seen(document.get("source")), _seen(document.get("result")))
     except (ValueError, KeyError, TypeError, AttributeError):
         return "", None

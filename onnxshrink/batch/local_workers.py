@@ -162,7 +162,7 @@ class LocalWorkers:
         """A worker ended by itself, or was ended by somebody else."""
         job, seconds = worker.job, worker.seconds
         code = self._discard(worker)
-        words = worker.last_words()
+        words = worker.last_words
         if not worker.ready and code >= 0:
             raise OnnxShrinkError(f"a worker process does not start: {words or f'it ended with code {code}'}")
         if job is not None:

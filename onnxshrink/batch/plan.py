@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,7 @@ _TOOLS = ("onnxshrink", "onnxruntime", "onnx", "onnx-ir", "numpy")
 """Packages whose versions decide what comes out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Planned:
     """One model.
 
@@ -98,7 +99,7 @@ def make_plan(
         job = _job(one, output, keys.of(one, source), source, ours=record is not None or force)
         kept = None if record is None else _kept(record, job, places, retry_failed=retry_failed)
         if kept is None:
-            _refuse_foreign(job, places)
+            refuse_to_replace(one, output, places, force=job.force)
             models.append(Planned(job, source))
         else:
             models.append(Planned(job, source, replace(kept[0], source=one.source), kept[1]))
@@ -122,15 +123,17 @@ def _kept(record: Record, job: Job, places: Places, *, retry_failed: bool) -> tu
     return (entry, result) if result.sha256 == entry.result_sha256 else None
 
 
-def _refuse_foreign(job: Job, places: Places) -> None:
-    """Results replace no files but those of earlier batches, and never the model itself."""
-    output = Path(job.output)
-    if not places.exists(job.output):
+def refuse_to_replace(one: Wanted, output: str, places: Places, *, force: bool) -> None:
+    """Results replace no files but, with ``force``, those that are not the model itself; else FileAccessError."""
+    result = below(output, one.name)
+    if not places.exists(result):
         return
-    if job.source == job.output or (Path(job.source).exists() and output.exists() and output.samefile(job.source)):
-        raise FileAccessError(f"{job.source} would be replaced by its own result: choose another output folder")
-    if not job.force:
-        raise FileAccessError(f"{job.output} exists and was not made by this batch: use --force to replace it")
+    if one.source == result or (
+        Path(one.source).exists() and Path(result).exists() and os.path.samefile(one.source, result)
+    ):
+        raise FileAccessError(f"{one.source} would be replaced by its own result: choose another output folder")
+    if not force:
+        raise FileAccessError(f"{result} exists and was not made by this batch: use --force to replace it")
 
 
 def _with_twins(models: Sequence[Planned]) -> Iterator[Planned]:

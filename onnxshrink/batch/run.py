@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -15,11 +16,11 @@ from onnxshrink.batch.copies import copied_entry
 from onnxshrink.batch.digests import Seen, look_at, stamp_of
 from onnxshrink.batch.inputs import Wanted, find_models, report_name
 from onnxshrink.batch.job import Job, Settings
-from onnxshrink.batch.ledger import Ledger, Record, read_ledger
+from onnxshrink.batch.ledger import LEDGER, Ledger, Record, read_ledger
 from onnxshrink.batch.leftovers import remove_leftovers
 from onnxshrink.batch.local_workers import LocalWorkers
-from onnxshrink.batch.places import result_of
-from onnxshrink.batch.plan import Plan, Planned, make_plan
+from onnxshrink.batch.places import Places, result_of
+from onnxshrink.batch.plan import Plan, Planned, make_plan, refuse_to_replace
 from onnxshrink.batch.progress import Unwatched, Watcher
 from onnxshrink.batch.remote_files import is_url
 from onnxshrink.batch.resources import available_bytes, usable_cores, worker_count
@@ -28,7 +29,7 @@ from onnxshrink.batch.settings import command_line, resolved
 from onnxshrink.errors import FileAccessError, OnnxShrinkError
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.report.batch import Batch, BatchEntry
-from onnxshrink.report.json_format import plain_json
+from onnxshrink.report.json_format import plain_json_parts
 
 SUMMARY = "summary.json"
 
@@ -109,10 +110,15 @@ def run_batch(
     watcher = watcher or Unwatched()
     command = command_line(settings or Settings())
     wanted = _wanted(inputs, results, settings)
+    if not (folder / LEDGER).exists():
+        places = Places()
+        for one in wanted:  # before anything is written there
+            refuse_to_replace(one, results, places, force=force)
     with Ledger(folder) as book:
         plan = make_plan(wanted, results, book.records, force=force, retry_failed=retry_failed)
         if not is_url(results):
             _clean_up(Path(results), book.records)
+        book.records.clear()
         if planned is not None:
             planned(plan)
         workers = scheduler or _local_workers(plan, limits or Limits(), book.temporary, watcher)
@@ -143,7 +149,7 @@ def ledger_folder(output: str, ledger: str | os.PathLike[str] | None = None) -> 
 
 
 def _write_summary(folder: Path, batch: Batch) -> None:
-    write_text_atomically(folder / SUMMARY, plain_json(batch) + "\n")
+    write_text_atomically(folder / SUMMARY, itertools.chain(plain_json_parts(batch), "\n"))
 
 
 def _clean_up(folder: Path, records: Mapping[str, Record]) -> None:

@@ -12,6 +12,7 @@ from onnxshrink.batch.entries import compressed_entry, failed_entry
 from onnxshrink.batch.job import Job
 from onnxshrink.batch.local_copy import local_copy
 from onnxshrink.errors import FileAccessError, OnnxShrinkError, first_line
+from onnxshrink.graph.data_files import data_files
 from onnxshrink.measure.exclusive import Slot, slots_from
 from onnxshrink.report.batch import BatchEntry
 from onnxshrink.report.json_format import to_json
@@ -106,7 +107,6 @@ def _write_report(job: Job, report: Report) -> None:
         write_text_atomically(Path(job.report), to_json(report) + "\n")
     except FileAccessError:
         output = Path(job.output)
-        for name in report.result.size.files:
-            (output.parent / name).unlink(missing_ok=True)
-        output.unlink(missing_ok=True)
+        for path in (output, *data_files(output)):
+            path.unlink(missing_ok=True)
         raise

@@ -24,6 +24,9 @@ from onnxshrink.measure.threads import THREADS_VARIABLE
 
 _LAST_WORDS_BYTES = 4096
 
+_FAREWELL_SECONDS = 5.0
+"""What is left in the pipe of a process that has ended is read by then."""
+
 _LIBRARY_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 HAS_GROUPS = hasattr(os, "killpg")
@@ -38,6 +41,7 @@ class WorkerProcess:
         ready: whether it has said that it takes jobs.
         fresh_bytes: its memory when it was ready; None when unknown.
         waits: whether it waits for the machine to itself.
+        last_words: once it has ended, the last line that it wrote on standard error.
     """
 
     def __init__(self, events: Events, threads: int, folder: Path, memory_bytes: int | None = None) -> None:
@@ -53,6 +57,7 @@ class WorkerProcess:
         self.ready = False
         self.fresh_bytes: int | None = None
         self.waits = False
+        self.last_words = ""
         self._clock, self._age = _Clock(), _Clock(running=True)
         self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=folder))
         self._words = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (as long as this object lives)
@@ -65,7 +70,8 @@ class WorkerProcess:
             process_group=0 if HAS_GROUPS else None,
         )
         assert self._process.stdout is not None
-        threading.Thread(target=self._listen, args=(self._process.stdout, events), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process.stdout, events), daemon=True)
+        self._listener.start()
 
     @property
     def pid(self) -> int:
@@ -122,15 +128,11 @@ class WorkerProcess:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # what it had not read is lost with it
             self._process.stdin.close()
+        self._listener.join(_FAREWELL_SECONDS)
+        with self._words:
+            self.last_words = _last_line(self._words)
         shutil.rmtree(self._folder, ignore_errors=True)
         return code
-
-    def last_words(self) -> str:
-        """The last line that it wrote on standard error; empty when there is none."""
-        size = self._words.seek(0, os.SEEK_END)
-        self._words.seek(max(0, size - _LAST_WORDS_BYTES))
-        lines = [line for line in self._words.read().decode(errors="replace").splitlines() if line.strip()]
-        return first_line(ValueError(lines[-1])) if lines else ""
 
     def _tell(self, message: Job | SlotGranted) -> None:
         assert self._process.stdin is not None
@@ -174,6 +176,14 @@ class _Clock:
 
     def pause(self) -> None:
         self._past, self._since = self.seconds, None
+
+
+def _last_line(stream: IO[bytes]) -> str:
+    """Empty when there is none."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - _LAST_WORDS_BYTES))
+    lines = [line for line in stream.read().decode(errors="replace").splitlines() if line.strip()]
+    return first_line(ValueError(lines[-1])) if lines else ""
 
 
 def _environment(threads: int, folder: Path) -> Mapping[str, str]:

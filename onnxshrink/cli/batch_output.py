@@ -20,17 +20,16 @@ _MOST_LINES = 50
 
 
 def write_summaries(batch: Batch, folder: Path, output: str) -> None:
-    """``summary.json``, ``.md`` and ``.csv``, and ``.html`` where the extra for it is installed.
+    """``summary.md`` and ``.csv``, and ``.html`` where the extra for it is installed, beside ``summary.json``.
 
     Args:
-        folder: where they are written.
+        folder: where the run has written ``summary.json``.
         output: the folder of the results; by URL, they are stored there, too.
     """
     from onnxshrink.batch.remote_files import is_url, join, upload
     from onnxshrink.report.batch_csv import batch_to_csv
     from onnxshrink.report.batch_markdown import batch_to_markdown
     from onnxshrink.report.html.page import pages_are_possible
-    from onnxshrink.report.json_format import plain_json
 
     if pages_are_possible():
         from onnxshrink.report.html.batch_page import batch_to_html
@@ -38,7 +37,6 @@ def write_summaries(batch: Batch, folder: Path, output: str) -> None:
         write_text_atomically(folder / f"{SUMMARY}.html", batch_to_html(batch, output if is_url(output) else folder))
     write_text_atomically(folder / f"{SUMMARY}.md", batch_to_markdown(batch))
     write_text_atomically(folder / f"{SUMMARY}.csv", batch_to_csv(batch))
-    write_text_atomically(folder / f"{SUMMARY}.json", plain_json(batch) + "\n")
     if is_url(output):
         for path in sorted(folder.glob(f"{SUMMARY}.*")):
             upload(path, join(output, path.name))

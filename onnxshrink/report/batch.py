@@ -13,7 +13,7 @@ from onnxshrink.report.report import SCHEMA_VERSION
 Status = Literal["compressed", "copied", "failed"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BatchEntry:
     """One model of a batch.
 

@@ -17,7 +17,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from onnxshrink.errors import OnnxShrinkError
@@ -44,6 +44,31 @@ def plain_json(value: Any) -> str:
     """Any frozen dataclass of plain values as indented JSON, with its ``kind`` on top when it is a saved document."""
     kind = kind_of(value)
     return _text(_plain(value) if kind is None else _header(kind, value) | _plain(value))
+
+
+def plain_json_parts(value: Any) -> Iterator[str]:
+    """What :func:`plain_json` gives of a saved document, piece by piece: long tuples are never in memory as text."""
+    kind = kind_of(value)
+    assert kind is not None
+    head = _header(kind, value)
+    yield "{"
+    separator = "\n"
+    names = [field.name for field in dataclasses.fields(value) if field.name not in head]
+    for name, item in (*head.items(), *((name, getattr(value, name)) for name in names)):
+        yield f"{separator}  {json.dumps(name)}: "
+        separator = ",\n"
+        if isinstance(item, tuple) and item:
+            yield "["
+            for index, part in enumerate(item):
+                yield f"{',' if index else ''}\n    {_indented(part, 4)}"
+            yield "\n  ]"
+        else:
+            yield _indented(item, 2)
+    yield "\n}"
+
+
+def _indented(value: Any, depth: int) -> str:
+    return _text(_plain(value)).replace("\n", "\n" + " " * depth)
 
 
 def to_plain(value: Any) -> Any:
