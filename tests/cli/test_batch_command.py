@@ -170,7 +170,7 @@ def test_a_signal_stops_cleanly_and_the_same_command_goes_on(
     running.send_signal(number)
     _, told = running.communicate()
     assert running.returncode == code
-    assert told.startswith("onnxshrink: stopped; ")
+    assert "onnxshrink: stopped; " in told
     assert [entry.name for entry in read_document((models / "out/summary.json").read_text()).entries] == ["a.onnx"]
     assert [path.name for path in (models / "out").rglob(".*")] == [".onnxshrink.lock"]
     (models / "m.jsonl").write_text('{"path": "in/a.onnx"}\n{"path": "in/sub/b.onnx"}\n')
