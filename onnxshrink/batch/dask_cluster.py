@@ -6,9 +6,11 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,7 @@ def cluster(address: str, jobs: int) -> Iterator[Client]:
     from distributed import Client
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_without_logs())
         where = stack.enter_context(_local_cluster(jobs)) if address == LOCAL else address
         try:
             client = stack.enter_context(Client(where, timeout=_CONNECT_SECONDS, set_as_default=False))
@@ -51,20 +54,50 @@ def cluster(address: str, jobs: int) -> Iterator[Client]:
 
 
 @contextmanager
+def _without_logs() -> Iterator[None]:
+    """Dask logs tracebacks of connections that break, beside the errors that it raises."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
 def _local_cluster(threads: int) -> Iterator[Any]:
     """One Dask worker on this machine: it has one process below it for each model, and times one at a time."""
     from distributed import LocalCluster
 
-    with LocalCluster(
-        n_workers=1,
-        threads_per_worker=threads,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=":0",
-        silence_logs=logging.ERROR,
-        memory_limit=0,
-    ) as started:
+    with _deaf_to_interrupts():
+        started = LocalCluster(
+            n_workers=1,
+            threads_per_worker=threads,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=":0",
+            silence_logs=logging.ERROR,
+            memory_limit=0,
+        )
+    with started:
         yield started
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Threads that are started here, and all processes of theirs, hear no Ctrl-C: this process ends them in order."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it would make the thread that does hear them again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def check_versions(client: Client, seconds: float, notice: Callable[[str], None]) -> Mapping[str, str]:
