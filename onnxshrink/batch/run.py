@@ -152,9 +152,19 @@ def _local_workers(plan: Plan, limits: Limits, folder: Path, watcher: Watcher) -
 
 
 def _wanted(inputs: Sequence[str | os.PathLike[str]], folder: Path, settings: Settings | None) -> list[Wanted]:
+    shared = settings or Settings()
     resolve = functools.cache(resolved)
-    found = find_models([os.fspath(one) for one in inputs], folder, settings or Settings())
-    return [replace(one, settings=resolve(one.settings)) for one in found]
+    found = find_models([os.fspath(one) for one in inputs], folder, shared)
+    return [replace(one, settings=_resolved(one, shared, resolve)) for one in found]
+
+
+def _resolved(one: Wanted, shared: Settings, resolve: Callable[[Settings], Settings]) -> Settings:
+    try:
+        return resolve(one.settings)
+    except OnnxShrinkError as error:
+        if one.settings == shared:
+            raise
+        raise type(error)(f"{one.source}: {error}") from error  # its manifest says so
 
 
 class _Run:

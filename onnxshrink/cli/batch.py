@@ -118,7 +118,8 @@ def batch(
     from onnxshrink.cli.gating import check_gate_report, conclude, gates_from
 
     gates = gates_from(gate_texts, gate_files)
-    check_gate_report(gate_report, gates, force=True)
+    if gates or not any(text.endswith((".toml", ".jsonl")) for text in (*inputs, recipe or "")):
+        check_gate_report(gate_report, gates, force=True)
     settings = Settings(
         preset=preset,
         recipe=recipe,
