@@ -14,13 +14,13 @@ from pathlib import Path
 from onnxshrink.atomic_files import write_text_atomically
 from onnxshrink.batch.copies import copied_entry
 from onnxshrink.batch.digests import Seen, look_at, stamp_of
-from onnxshrink.batch.inputs import Wanted, find_models, report_name
+from onnxshrink.batch.inputs import RESERVED, Wanted, find_models, report_name
 from onnxshrink.batch.job import Job, Settings
 from onnxshrink.batch.ledger import LEDGER, Ledger, Record, read_ledger
 from onnxshrink.batch.leftovers import remove_leftovers
 from onnxshrink.batch.local_workers import LocalWorkers
 from onnxshrink.batch.plan import Plan, Planned, make_plan, refuse_to_replace
-from onnxshrink.batch.progress import Unwatched, Watcher
+from onnxshrink.batch.progress import Unfailing, Unwatched, Watcher
 from onnxshrink.batch.resources import available_bytes, usable_cores, worker_count
 from onnxshrink.batch.scheduling import Scheduler
 from onnxshrink.batch.settings import command_line, resolved
@@ -101,7 +101,7 @@ def run_batch(
     """
     start = time.monotonic()
     folder = Path(output)
-    watcher = watcher or Unwatched()
+    watcher = Unfailing(watcher or Unwatched())
     command = command_line(settings or Settings())
     wanted = _wanted(inputs, folder, settings)
     if not (folder / LEDGER).exists():
@@ -135,6 +135,7 @@ def _clean_up(folder: Path, records: Mapping[str, Record]) -> None:
     for name, record in records.items():
         if record.entry is None:
             remove_leftovers(folder / name, folder / report_name(name))
+    remove_leftovers(*(folder / name for name in RESERVED))
 
 
 def _local_workers(plan: Plan, limits: Limits, folder: Path, watcher: Watcher) -> Scheduler:

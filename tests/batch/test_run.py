@@ -285,3 +285,21 @@ def test_gates_of_the_command_may_need_the_data_of_a_manifest(models: Path) -> N
     scheduler = Recorded()
     run_batch(["m.toml"], "out", Settings(gates=("accuracy>=-1pt",)), scheduler=scheduler)
     assert scheduler.names == ["a.onnx"]
+
+
+def test_a_terminal_that_is_gone_does_not_stop_the_work(models: Path) -> None:
+    class Gone:
+        def started(self, name: str) -> None:
+            raise BrokenPipeError
+
+        def step(self, name: str, text: str) -> None:
+            raise BrokenPipeError
+
+        def ended(self, entry: BatchEntry) -> None:
+            raise BrokenPipeError
+
+    scheduler = Recorded()
+    run_batch(["in"], "out", QUICK, scheduler=scheduler, watcher=Gone())
+    assert scheduler.names == ALL
+    run_batch(["in"], "other", QUICK, watcher=Gone())
+    assert (models / "other/a.onnx").exists()
