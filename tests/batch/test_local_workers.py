@@ -98,7 +98,7 @@ def test_jobs_are_taken_when_there_is_room_for_them(tmp_path: Path) -> None:
 
     entries = LocalWorkers(1, tmp_path).run(lazily())
     next(entries)
-    assert taken == ["0-good.onnx"]
+    assert taken == ["0-good.onnx", "1-good.onnx"]
     assert len(list(entries)) == 2
 
 
