@@ -214,7 +214,7 @@ def _digest_of_parts(parts: Iterator[str]) -> str:
     digest = hashlib.sha256()
     try:
         for part in parts:
-            digest.update(f"{part}\n".encode())
+            digest.update(f"{part}\n".encode(errors="surrogateescape"))
     except OSError:
         digest.update(ABSENT.encode())  # the run will say why it cannot be read
     return digest.hexdigest()

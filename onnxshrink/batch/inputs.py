@@ -19,7 +19,7 @@ SUFFIX = ".onnx"
 """Of the files that count as models in folders and globs; a file that is named itself may be called as it likes."""
 
 
-RESERVED = ("ledger.jsonl", "summary.json")
+RESERVED = ("ledger.jsonl", "summary.json", "summary.md", "summary.csv", "summary.html")
 """What the batch itself writes."""
 
 _OUTSIDE = re.compile(r"(^|/)\.\.?(/|$)|^/|^$|\\|\0")
@@ -105,7 +105,7 @@ def _remote(url: str, results: str) -> Iterator[tuple[str, str]]:
 def _below(folder: Path, output: Path) -> Iterator[tuple[Path, str]]:
     """The models in a folder and its subfolders, and their names. Hidden ones and linked subfolders are left out."""
     results = output.resolve()
-    for place, subfolders, files in os.walk(folder):
+    for place, subfolders, files in os.walk(folder, onerror=_refuse):
         here = Path(place)
         if here.resolve() == results:
             subfolders.clear()
@@ -115,6 +115,10 @@ def _below(folder: Path, output: Path) -> Iterator[tuple[Path, str]]:
             if name.endswith(SUFFIX) and not name.startswith("."):
                 file = here / name
                 yield file, file.relative_to(folder).as_posix()
+
+
+def _refuse(error: OSError) -> None:
+    raise FileAccessError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
 
 def _matching(pattern: str, output: Path) -> Iterator[tuple[Path, str]]:

@@ -87,8 +87,11 @@ class LocalWorkers:
                 self._assign(waiting)
                 if all(worker.job is None for worker in self._workers):
                     return
-                yield from self._happened()
-                yield from self._over_limits()
+                for entry in self._happened():
+                    self._assign(waiting)  # before the books are kept, for which nobody has to wait
+                    yield entry
+                if self._events.empty():  # else somebody may have ended in time
+                    yield from self._over_limits()
         finally:
             for worker in tuple(self._workers):
                 self._discard(worker)
@@ -166,7 +169,7 @@ class LocalWorkers:
         if not worker.ready and code >= 0:
             raise OnnxShrinkError(f"a worker process does not start: {words or f'it ended with code {code}'}")
         if job is not None:
-            yield self._lost(job, _reason(code, words), seconds)
+            yield failed_entry(job, _reason(code, words), seconds=round(seconds, 3))
 
     def _over_limits(self) -> Iterator[BatchEntry]:
         """End what takes too long or too much."""
@@ -188,10 +191,6 @@ class LocalWorkers:
         job, seconds = worker.job, worker.seconds
         assert job is not None
         self._discard(worker)
-        return self._lost(job, reason, seconds)
-
-    def _lost(self, job: Job, reason: str, seconds: float) -> BatchEntry:
-        remove_leftovers(Path(job.output), Path(job.report))
         return failed_entry(job, reason, seconds=round(seconds, 3))
 
     def _discard(self, worker: WorkerProcess) -> int:

@@ -102,7 +102,7 @@ def make_plan(
             refuse_to_replace(one, output, places, force=job.force)
             models.append(Planned(job, source))
         else:
-            models.append(Planned(job, source, replace(kept[0], source=one.source), kept[1]))
+            models.append(Planned(job, source, _as_seen_from_here(kept[0], job), kept[1]))
     return Plan(tuple(_with_twins(models)))
 
 
@@ -121,6 +121,13 @@ def _kept(record: Record, job: Job, places: Places, *, retry_failed: bool) -> tu
         return None if retry_failed else (entry, None)
     result = places.look(job.output, record.result)
     return (entry, result) if result.sha256 == entry.result_sha256 else None
+
+
+def _as_seen_from_here(entry: BatchEntry, job: Job) -> BatchEntry:
+    """The entry with its paths as this run has them: the folder may have been moved."""
+    output = None if entry.output is None else job.output
+    report = job.report if entry.status == "compressed" else entry.report
+    return replace(entry, source=job.source, output=output, report=report)
 
 
 def refuse_to_replace(one: Wanted, output: str, places: Places, *, force: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
 
 from onnxshrink.report.batch import BatchEntry
@@ -37,3 +38,26 @@ class Unwatched:
 
     def ended(self, entry: BatchEntry) -> None:
         pass
+
+
+class Unfailing:
+    """Tells another watcher, whose terminal may be gone: the work goes on without it."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def planned(self, models: int, resumed: int) -> None:
+        with suppress(OSError):
+            self._watcher.planned(models, resumed)
+
+    def started(self, name: str) -> None:
+        with suppress(OSError):
+            self._watcher.started(name)
+
+    def step(self, name: str, text: str) -> None:
+        with suppress(OSError):
+            self._watcher.step(name, text)
+
+    def ended(self, entry: BatchEntry) -> None:
+        with suppress(OSError):
+            self._watcher.ended(entry)

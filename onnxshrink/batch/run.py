@@ -14,14 +14,14 @@ from pathlib import Path
 from onnxshrink.atomic_files import write_text_atomically
 from onnxshrink.batch.copies import copied_entry
 from onnxshrink.batch.digests import Seen, look_at, stamp_of
-from onnxshrink.batch.inputs import Wanted, find_models, report_name
+from onnxshrink.batch.inputs import RESERVED, Wanted, find_models, report_name
 from onnxshrink.batch.job import Job, Settings
 from onnxshrink.batch.ledger import LEDGER, Ledger, Record, read_ledger
 from onnxshrink.batch.leftovers import remove_leftovers
 from onnxshrink.batch.local_workers import LocalWorkers
 from onnxshrink.batch.places import Places, result_of
 from onnxshrink.batch.plan import Plan, Planned, make_plan, refuse_to_replace
-from onnxshrink.batch.progress import Unwatched, Watcher
+from onnxshrink.batch.progress import Unfailing, Unwatched, Watcher
 from onnxshrink.batch.remote_files import is_url
 from onnxshrink.batch.resources import available_bytes, usable_cores, worker_count
 from onnxshrink.batch.scheduling import Scheduler
@@ -107,7 +107,7 @@ def run_batch(
     start = time.monotonic()
     results = os.fspath(output)
     folder = ledger_folder(results, ledger)
-    watcher = watcher or Unwatched()
+    told = Unfailing(watcher or Unwatched())
     command = command_line(settings or Settings())
     wanted = _wanted(inputs, results, settings)
     if not (folder / LEDGER).exists():
@@ -121,8 +121,9 @@ def run_batch(
         book.records.clear()
         if planned is not None:
             planned(plan)
-        workers = scheduler or _local_workers(plan, limits or Limits(), book.temporary, watcher)
-        run = _Run(plan, book, watcher)
+        told.planned(len(plan.models), len(plan.resumed))
+        workers = scheduler or _local_workers(plan, limits or Limits(), book.temporary, told)
+        run = _Run(plan, book, told)
         try:
             run.do(workers)
         except BaseException:  # also on Ctrl-C: what had ended is worth a summary, but not another error
@@ -157,6 +158,7 @@ def _clean_up(folder: Path, records: Mapping[str, Record]) -> None:
     for name, record in records.items():
         if record.entry is None:
             remove_leftovers(folder / name, folder / report_name(name))
+    remove_leftovers(*(folder / name for name in RESERVED))
 
 
 def _local_workers(plan: Plan, limits: Limits, folder: Path, watcher: Watcher) -> Scheduler:
@@ -174,9 +176,19 @@ def _local_workers(plan: Plan, limits: Limits, folder: Path, watcher: Watcher) -
 
 
 def _wanted(inputs: Sequence[str | os.PathLike[str]], results: str, settings: Settings | None) -> list[Wanted]:
+    shared = settings or Settings()
     resolve = functools.cache(resolved)
-    found = find_models([os.fspath(one) for one in inputs], results, settings or Settings())
-    return [replace(one, settings=resolve(one.settings)) for one in found]
+    found = find_models([os.fspath(one) for one in inputs], results, shared)
+    return [replace(one, settings=_resolved(one, shared, resolve)) for one in found]
+
+
+def _resolved(one: Wanted, shared: Settings, resolve: Callable[[Settings], Settings]) -> Settings:
+    try:
+        return resolve(one.settings)
+    except OnnxShrinkError as error:
+        if one.settings == shared:
+            raise
+        raise type(error)(f"{one.source}: {error}") from error  # its manifest says so
 
 
 class _Run:

@@ -74,6 +74,7 @@ def _receive(requests: BinaryIO, inbox: queue.SimpleQueue[Any]) -> None:
 def _give_back_memory() -> None:
     """Let a job begin with the memory that the first one began with, as far as the allocator plays along."""
     gc.collect()
+    gc.freeze()  # what is left are modules: to look through them again takes longer than a small model
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -132,7 +132,8 @@ def batch(
     from onnxshrink.cli.gating import check_gate_report, gates_from
 
     gates = gates_from(gate_texts, gate_files)
-    check_gate_report(gate_report, gates, force=True)
+    if gates or not any(text.endswith((".toml", ".jsonl")) for text in (*inputs, recipe or "")):
+        check_gate_report(gate_report, gates, force=True)
     settings = Settings(
         preset=preset,
         recipe=recipe,
@@ -178,7 +179,6 @@ def batch(
                     ledger=ledger,
                     force=force,
                     retry_failed=retry_failed,
-                    planned=lambda plan: display.planned(len(plan.models), len(plan.resumed)),
                     watcher=display,
                 )
         except _Stopped as stopped:

@@ -98,7 +98,7 @@ def test_jobs_are_taken_when_there_is_room_for_them(tmp_path: Path) -> None:
 
     entries = LocalWorkers(1, tmp_path).run(lazily())
     next(entries)
-    assert taken == ["0-good.onnx"]
+    assert taken == ["0-good.onnx", "1-good.onnx"]
     assert len(list(entries)) == 2
 
 
@@ -124,41 +124,28 @@ def test_a_worker_stays_warm_and_says_what_it_does(tmp_path: Path) -> None:
     assert told.index(("started", "1-good.onnx")) > told.index(("0-good.onnx", "checking the result"))
 
 
-def test_others_stand_still_while_one_is_timed(tmp_path: Path) -> None:
-    """What /proc says of both workers whenever one of them is at timing; whoever waits for its turn sleeps."""
+def test_others_stand_still_while_one_is_timed_and_go_on_then(tmp_path: Path) -> None:
     states: list[str] = []
-
-    class Watching:
-        at: dict[str, str] = {}  # noqa: RUF012
-
-        def started(self, name: str) -> None: ...
-
-        def step(self, name: str, text: str) -> None:
-            self.at[name] = text
-
-        def ended(self, entry: BatchEntry) -> None:
-            self.at.pop(entry.name)
-
-    settings = Settings(preset="safe", latency_seconds=0.4)
-    wanted = [replace(job, settings=settings) for job in jobs(tmp_path, None, None, None, None)]
-    workers = LocalWorkers(2, tmp_path, watcher=Watching())
     grant = _Slot._next
 
-    def watched(slot: _Slot, all_workers: list[object]) -> None:
-        grant(slot, all_workers)  # type: ignore[arg-type]
-        if slot.holder is None:
-            return
+    def watched(slot: _Slot, others: list[object]) -> None:
+        grant(slot, others)  # type: ignore[arg-type]
         for worker in workers._workers:
-            if worker is not slot.holder and worker.job is not None and not worker.waits:
+            if slot.holder not in (None, worker):
                 until(lambda process=worker.pid: state(process) == "T")  # type: ignore[misc]
                 states.append("T")
 
+    timed, hanging = jobs(tmp_path, None, "hang")
+    timed = replace(timed, settings=Settings(preset="safe", latency_seconds=0.2))
+    workers = LocalWorkers(2, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Slot, "_next", watched)
-        found = results(workers.run(wanted))
-    assert all(entry.latency_ratio is not None for entry in found.values())
-    assert len(found) == 4
-    assert "T" in states
+        entries = workers.run([timed, hanging])
+        entry = next(entries)
+    assert entry.latency_ratio is not None
+    assert states == ["T"]
+    assert all(state(worker.pid) in "RS" for worker in workers._workers)
+    entries.close()
 
 
 class FakeWorker:

@@ -261,3 +261,45 @@ def test_a_full_disk_under_the_ledger_ends_the_batch_and_leaves_the_results(
     assert run()[0] == ALL
     lines = [json.loads(line) for line in (models / "out" / LEDGER).read_text().splitlines()]
     assert sum("entry" in line for line in lines) == 3
+
+
+def test_a_folder_that_was_moved_goes_on_under_its_new_name(models: Path) -> None:
+    run()
+    (models / "out").rename(models / "moved")
+    scheduler = Recorded()
+    batch = run_batch([models / "in"], models / "moved", QUICK, scheduler=scheduler)
+    assert scheduler.names == []
+    assert [entry.output for entry in batch.entries] == [str(models / "moved" / name) for name in ALL]
+    assert batch.entries[0].source == str(models / "in/a.onnx")
+
+
+def test_a_wrong_setting_names_the_model_of_the_manifest(models: Path) -> None:
+    (models / "m.toml").write_text('[[model]]\npath = "in/a.onnx"\n[[model]]\npath = "in/b.onnx"\npreset = "smal"\n')
+    with pytest.raises(OnnxShrinkError, match=r"^in/b.onnx: unknown preset 'smal': did you mean 'small'"):
+        run_batch(["m.toml"], "out", QUICK, scheduler=Recorded())
+
+
+def test_gates_of_the_command_may_need_the_data_of_a_manifest(models: Path) -> None:
+    (models / "d.csv").write_text("x\n1")
+    (models / "m.toml").write_text('[[model]]\npath = "in/a.onnx"\ndata = "d.csv"\n')
+    scheduler = Recorded()
+    run_batch(["m.toml"], "out", Settings(gates=("accuracy>=-1pt",)), scheduler=scheduler)
+    assert scheduler.names == ["a.onnx"]
+
+
+def test_a_terminal_that_is_gone_does_not_stop_the_work(models: Path) -> None:
+    class Gone:
+        def started(self, name: str) -> None:
+            raise BrokenPipeError
+
+        def step(self, name: str, text: str) -> None:
+            raise BrokenPipeError
+
+        def ended(self, entry: BatchEntry) -> None:
+            raise BrokenPipeError
+
+    scheduler = Recorded()
+    run_batch(["in"], "out", QUICK, scheduler=scheduler, watcher=Gone())
+    assert scheduler.names == ALL
+    run_batch(["in"], "other", QUICK, watcher=Gone())
+    assert (models / "other/a.onnx").exists()
