@@ -20,6 +20,7 @@ import pytest
 from onnxshrink.batch.dask_cluster import check_shared
 from onnxshrink.batch.dask_workers import DaskWorkers
 from onnxshrink.batch.job import Job, Settings
+from onnxshrink.cli.main import main
 from onnxshrink.errors import FileAccessError, OnnxShrinkError
 from onnxshrink.report.batch import BatchEntry
 from onnxshrink.shrink import compress
@@ -266,6 +267,19 @@ def test_a_folder_that_a_worker_does_not_see_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileAccessError, match=r"the Dask worker tcp://b:1 does not see .*/out: give a folder that all"):
         check_shared(Client(), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_command_starts_a_cluster_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = jobs(tmp_path, 2)
+    arguments = ["batch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--no-measure", "--jobs", "1"]
+    assert main([*arguments, "--scheduler", "local"]) == 0
+    told = capsys.readouterr()
+    assert told.err.splitlines()[0].startswith("onnxshrink: [1/2] ")
+    assert "2 of 2 models compressed" in told.out
+    compress(given[1].source, tmp_path / "1.onnx", measure=False)
+    assert (tmp_path / "out" / "1.onnx").read_bytes() == (tmp_path / "1.onnx").read_bytes()
+    assert main([*arguments, "-q"]) == 0, "the ledger is the same without Dask"
+    assert (tmp_path / "out" / "ledger.jsonl").read_text(encoding="utf-8").count('"entry"') == 2
 
 
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,6 +289,9 @@ def test_gates_of_the_command_may_need_the_data_of_a_manifest(models: Path) -> N
 
 def test_a_terminal_that_is_gone_does_not_stop_the_work(models: Path) -> None:
     class Gone:
+        def planned(self, models: int, resumed: int) -> None:
+            raise BrokenPipeError
+
         def started(self, name: str) -> None:
             raise BrokenPipeError
 
