@@ -11,6 +11,7 @@ import importlib.util
 import mmap
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ def look_at(path: Path, last: Seen | None = None) -> Seen:
     try:
         started = time.time_ns()
         stamp = stamp_of(path)
-        if stamp is None or not path.is_file():
+        if stamp is None:
             return Seen(ABSENT)
         digest = hashlib.sha256()
         names = _read_model(path, digest)
@@ -87,10 +88,12 @@ def look_at(path: Path, last: Seen | None = None) -> Seen:
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """None when there is no such file."""
+    """None when there is no such file, or something else of that name."""
     try:
         status = path.stat()
     except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
         return None
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
