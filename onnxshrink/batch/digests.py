@@ -160,13 +160,13 @@ def _data_parts(data: str, config: str | None) -> Iterator[str]:
 
 def _config_files(data: Path, config: str | None) -> Iterator[Path]:
     """The config of the data, and the files that it names."""
-    from onnxshrink.data.config import find_config, read_config
+    from onnxshrink.data.config import FILE_NAME, find_config, read_config
 
     try:
         said = find_config(data) if config is None else read_config(Path(config))
-    except (OnnxShrinkError, OSError):
-        if config is not None:
-            yield Path(config)  # the run will say what is wrong with it
+    except (OnnxShrinkError, OSError):  # the run will say what is wrong with it
+        beside = (data / FILE_NAME, data.with_suffix(".toml"), data.parent / FILE_NAME)
+        yield from (path for path in ((Path(config),) if config is not None else beside) if path.is_file())
         return
     named = (Path(said.origin), said.labels_file, said.tokenizer)
     yield from (path for path in named if path is not None and path.is_file())

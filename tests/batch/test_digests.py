@@ -128,6 +128,16 @@ def test_the_config_beside_the_data_counts_with_the_files_that_it_names(tmp_path
     assert len(set(digests_taken)) == 4
 
 
+def test_a_config_that_cannot_be_read_counts_until_it_is_mended(tmp_path: Path) -> None:
+    data, config = tmp_path / "a.csv", tmp_path / "a.toml"
+    data.write_text("x\n1")
+    taken = [DataDigests().of(str(data))]
+    for text in ("label = ", "labels = 3", 'label = "x"'):
+        config.write_text(text)
+        taken.append(DataDigests().of(str(data)))
+    assert len(set(taken)) == 4
+
+
 def test_large_data_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "a.npz"
     data.write_bytes(b"12345")
