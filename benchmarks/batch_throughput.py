@@ -11,6 +11,7 @@ machine where others work at the same time, look at the load beside the figures:
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -68,6 +69,15 @@ def children_seconds() -> float:
     return times.children_user + times.children_system
 
 
+def at_work(output: Path, seconds: float) -> str:
+    """The share of the time that the workers, as many as there are, were at a model, by the summary."""
+    summary = output / "summary.json"
+    if not summary.exists():
+        return "-"
+    worked = sum(entry["seconds"] for entry in json.loads(summary.read_text())["entries"])
+    return f"{worked / seconds:.2f}"
+
+
 def compare(folder: Path, count: int, rounds: int) -> None:
     models = folder / "models"
     models.mkdir()
@@ -80,7 +90,7 @@ def compare(folder: Path, count: int, rounds: int) -> None:
         "--jobs 2": lambda output: batch(models, output, 2),
     }
     seconds = defaultdict(list)
-    print(f"{count} models{'':<8} seconds  per model  own CPU s  CPU s of others meanwhile")
+    print(f"{count} models         seconds  per model  own CPU s  CPU s of others meanwhile  workers at work")
     for turn in range(rounds):
         for index, (way, run) in enumerate(list(ways.items())[:: 1 if turn % 2 == 0 else -1]):
             before = busy_seconds(), children_seconds()
@@ -88,7 +98,8 @@ def compare(folder: Path, count: int, rounds: int) -> None:
             own = children_seconds() - before[1]
             others = busy_seconds() - before[0] - own
             seconds[way].append(taken)
-            print(f"{way:<16} {taken:>9.1f} {taken / count:>10.3f} {own:>10.1f} {max(0.0, others):>10.1f}", flush=True)
+            figures = f"{taken:>9.1f} {taken / count:>10.3f} {own:>10.1f} {max(0.0, others):>27.1f}"
+            print(f"{way:<16} {figures} {at_work(folder / f'out-{turn}-{index}', taken):>16}", flush=True)
     single, one, two = (sum(seconds[way]) / rounds for way in ways)
     print(f"throughput of --jobs 2 over --jobs 1: {one / two:.2f}")
     print(f"overhead of --jobs 1 per model over one process: {(one - single) / count:.3f} s")

@@ -11,6 +11,7 @@ import importlib.util
 import mmap
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def look_at(path: Path, last: Seen | None = None) -> Seen:
     try:
         started = time.time_ns()
         stamp = stamp_of(path)
-        if stamp is None or not path.is_file():
+        if stamp is None:
             return Seen(ABSENT)
         digest = hashlib.sha256()
         names = _read_model(path, digest)
@@ -88,10 +89,12 @@ def look_at(path: Path, last: Seen | None = None) -> Seen:
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """None when there is no such file."""
+    """None when there is no such file, or something else of that name."""
     try:
         status = path.stat()
     except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
         return None
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
@@ -170,13 +173,13 @@ def _local_data_parts(data: str, config: str | None) -> Iterator[str]:
 
 def _config_files(data: Path, config: str | None) -> Iterator[Path]:
     """The config of the data, and the files that it names."""
-    from onnxshrink.data.config import find_config, read_config
+    from onnxshrink.data.config import FILE_NAME, find_config, read_config
 
     try:
         said = find_config(data) if config is None else read_config(Path(config))
-    except (OnnxShrinkError, OSError):
-        if config is not None:
-            yield Path(config)  # the run will say what is wrong with it
+    except (OnnxShrinkError, OSError):  # the run will say what is wrong with it
+        beside = (data / FILE_NAME, data.with_suffix(".toml"), data.parent / FILE_NAME)
+        yield from (path for path in ((Path(config),) if config is not None else beside) if path.is_file())
         return
     named = (Path(said.origin), said.labels_file, said.tokenizer)
     yield from (path for path in named if path is not None and path.is_file())

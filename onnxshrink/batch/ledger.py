@@ -196,7 +196,8 @@ def _lock(folder: Path) -> int:
 def _said(lock: int) -> Mapping[str, Any]:
     """What the holder of the lock has written into it."""
     try:
-        said = json.loads(os.pread(lock, 4096, 0) or b"{}")
+        os.lseek(lock, 0, os.SEEK_SET)
+        said = json.loads(os.read(lock, 4096) or b"{}")
     except (OSError, ValueError):
         return {}
     return said if isinstance(said, dict) else {}
@@ -208,7 +209,8 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
 
 def _note(lock: int, temporary: Path) -> None:
     os.ftruncate(lock, 0)
-    os.pwrite(lock, json.dumps({"pid": os.getpid(), "temporary": str(temporary)}).encode(), 0)
+    os.lseek(lock, 0, os.SEEK_SET)
+    os.write(lock, json.dumps({"pid": os.getpid(), "temporary": str(temporary)}).encode())
 
 
 def _remove_temporary_files(said: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -231,14 +232,23 @@ class _Run:
             yield model.job
 
     def _keep(self, entry: BatchEntry) -> None:
-        self._ledger.add(entry, self._models[entry.name].source, _result(entry))
-        self._ended[entry.name] = entry
+        model = self._models[entry.name]
+        entry = _sharing_texts(entry, model.job)
+        self._ended[entry.name] = entry  # first: a signal between the two would leave it out of the summary
+        self._ledger.add(entry, model.source, _result(entry))
         self._watcher.ended(entry)
 
     def _copy(self, first: BatchEntry) -> None:
         for twin in self._twins.pop(first.name, ()):
             self._ledger.begin(twin.job.name)
             self._keep(copied_entry(first, twin.job))
+
+
+def _sharing_texts(entry: BatchEntry, job: Job) -> BatchEntry:
+    """The entry, which came through a pipe, with the texts that the job has already: thousands of them add up."""
+    names = ("name", "source", "key", "output", "report", "source_sha256")
+    same = {name: getattr(job, name) for name in names if getattr(entry, name) == getattr(job, name)}
+    return replace(entry, recipe=sys.intern(entry.recipe), **same)
 
 
 def _result(entry: BatchEntry) -> Seen | None:

@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import onnx
+import onnx.helper
 import pytest
 
 from onnxshrink.batch import digests
@@ -40,6 +42,16 @@ def test_external_data_counts_and_so_does_its_absence(tmp_path: Path) -> None:
     missing = look_at(path)
     assert len({whole.sha256, changed.sha256, missing.sha256}) == 3
     assert missing.files["a.data"] is None
+
+
+def test_a_folder_that_metadata_names_is_no_external_data(tmp_path: Path) -> None:
+    path = tiny_model(tmp_path / "a.onnx")
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"location": "here"})
+    onnx.save(model, path)
+    (tmp_path / "here").mkdir()
+    assert look_at(path).sha256 not in (ABSENT, look_at(tmp_path).sha256)
+    assert look_at(path).files["here"] is None
 
 
 def test_a_model_that_cannot_be_read_is_absent(tmp_path: Path) -> None:
@@ -114,6 +126,16 @@ def test_the_config_beside_the_data_counts_with_the_files_that_it_names(tmp_path
     (tmp_path / "own.toml").write_text("label = false")
     digests_taken.append(DataDigests().of(str(data), str(tmp_path / "own.toml")))
     assert len(set(digests_taken)) == 4
+
+
+def test_a_config_that_cannot_be_read_counts_until_it_is_mended(tmp_path: Path) -> None:
+    data, config = tmp_path / "a.csv", tmp_path / "a.toml"
+    data.write_text("x\n1")
+    taken = [DataDigests().of(str(data))]
+    for text in ("label = ", "labels = 3", 'label = "x"'):
+        config.write_text(text)
+        taken.append(DataDigests().of(str(data)))
+    assert len(set(taken)) == 4
 
 
 def test_large_data_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
