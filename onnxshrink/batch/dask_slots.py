@@ -20,9 +20,9 @@ from distributed.comm import get_address_host
 
 from onnxshrink.batch.job import Job
 from onnxshrink.batch.leftovers import remove_leftovers
-from onnxshrink.batch.local_workers import LocalWorkers
+from onnxshrink.batch.local_workers import CALIBRATION_SHARE, LocalWorkers
 from onnxshrink.batch.remote_files import is_url
-from onnxshrink.batch.resources import usable_cores
+from onnxshrink.batch.resources import available_bytes, usable_cores
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.measure.machine import versions
 from onnxshrink.report.batch import BatchEntry
@@ -88,10 +88,12 @@ class Slots(WorkerPlugin):
     def _local_workers(self) -> LocalWorkers:
         threads = self._worker.state.nthreads
         all_threads = max(threads, self._neighbours.get(get_address_host(self._worker.address), 0))
+        available = available_bytes() if self._limits["memory_bytes"] is None else None
         return LocalWorkers(
             threads,
             self._folder,
             threads=max(1, usable_cores() // all_threads),
+            calibration_bytes=None if available is None else available // all_threads // CALIBRATION_SHARE,
             watcher=_Messages(self._worker, self._topic),
             **self._limits,  # type: ignore[arg-type]
         )

@@ -38,7 +38,7 @@ _KEPT_SHARE = 0.1
 _KEPT_BYTES = 512 * MIB
 """The same where there is no limit."""
 
-_CALIBRATION_SHARE = 4
+CALIBRATION_SHARE = 4
 """Activations may take this part of a worker's memory, as they may of the machine's when it works on one model."""
 
 
@@ -53,6 +53,7 @@ class LocalWorkers:
         threads: int = 1,
         timeout_seconds: float | None = None,
         memory_bytes: int | None = None,
+        calibration_bytes: int | None = None,
         watcher: Watcher | None = None,
     ) -> None:
         """Nothing is started yet.
@@ -63,6 +64,8 @@ class LocalWorkers:
             threads: that each worker may use.
             timeout_seconds: that a model may take, waiting for its turn left out; None: as long as it likes.
             memory_bytes: that the process of a model and those that it starts may take; None: as much as there is.
+            calibration_bytes: what activations may take while they are calibrated, where the job does not say; None: a
+                quarter of ``memory_bytes``, or of the machine's memory.
             watcher: is told what goes on.
 
         Raises:
@@ -72,6 +75,8 @@ class LocalWorkers:
             check_memory_is_known()
         self._count, self._folder, self._threads = count, folder, threads
         self._timeout, self._memory = timeout_seconds, memory_bytes
+        limited = None if memory_bytes is None else memory_bytes // CALIBRATION_SHARE
+        self._calibration = limited if calibration_bytes is None else calibration_bytes
         self._watcher: Watcher = watcher or Unwatched()
         self._events: Events = queue.SimpleQueue()
         self._workers: list[WorkerProcess] = []
@@ -121,9 +126,9 @@ class LocalWorkers:
             idle.give(self._within_limits(job))
 
     def _within_limits(self, job: Job) -> Job:
-        if self._memory is None or job.settings.memory_bytes is not None:
+        if self._calibration is None or job.settings.memory_bytes is not None:
             return job
-        return replace(job, settings=replace(job.settings, memory_bytes=self._memory // _CALIBRATION_SHARE))
+        return replace(job, settings=replace(job.settings, memory_bytes=self._calibration))
 
     def _happened(self) -> Iterator[BatchEntry]:
         """Wait a moment for something to happen, and see to it."""

@@ -19,7 +19,7 @@ from onnxshrink.batch.inputs import RESERVED, Wanted, find_models, report_name
 from onnxshrink.batch.job import Job, Settings
 from onnxshrink.batch.ledger import LEDGER, Ledger, Record, read_ledger
 from onnxshrink.batch.leftovers import remove_leftovers
-from onnxshrink.batch.local_workers import LocalWorkers
+from onnxshrink.batch.local_workers import CALIBRATION_SHARE, LocalWorkers
 from onnxshrink.batch.places import Places, result_of
 from onnxshrink.batch.plan import Plan, Planned, make_plan, refuse_to_replace
 from onnxshrink.batch.progress import Unfailing, Unwatched, Watcher
@@ -163,15 +163,17 @@ def _clean_up(folder: Path, records: Mapping[str, Record]) -> None:
 
 
 def _local_workers(plan: Plan, limits: Limits, folder: Path, watcher: Watcher) -> Scheduler:
-    cores = usable_cores()
-    count = limits.workers or worker_count(plan.largest_bytes, cores, available_bytes(), limits.memory_bytes)
+    cores, available = usable_cores(), available_bytes()
+    count = limits.workers or worker_count(plan.largest_bytes, cores, available, limits.memory_bytes)
     count = max(1, min(count, len(plan.pending)))
+    shared = None if available is None or limits.memory_bytes is not None else available // count // CALIBRATION_SHARE
     return LocalWorkers(
         count,
         folder,
         threads=max(1, cores // count),
         timeout_seconds=limits.timeout_seconds,
         memory_bytes=limits.memory_bytes,
+        calibration_bytes=shared,
         watcher=watcher,
     )
 

@@ -27,6 +27,9 @@ _LAST_WORDS_BYTES = 4096
 _FAREWELL_SECONDS = 5.0
 """What is left in the pipe of a process that has ended is read by then."""
 
+_DEATH_SECONDS = 60.0
+"""A process that has been killed and is not gone by then hangs in the kernel, and nothing can be done about it."""
+
 _LIBRARY_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 HAS_GROUPS = hasattr(os, "killpg")
@@ -58,6 +61,7 @@ class WorkerProcess:
         self.fresh_bytes: int | None = None
         self.waits = False
         self.last_words = ""
+        self._stopped = False
         self._clock, self._age = _Clock(), _Clock(running=True)
         self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=folder))
         self._words = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (as long as this object lives)
@@ -98,33 +102,43 @@ class WorkerProcess:
     def begins(self, resident_bytes: int | None) -> None:
         """It is ready."""
         self.ready, self.fresh_bytes = True, resident_bytes
-        self._clock.run()
+        self._set_clock()
 
     def waits_for_slot(self) -> None:
         self.waits = True
-        self._clock.pause()
+        self._set_clock()
 
     def grant_slot(self) -> None:
         self.waits = False
-        self._clock.run()
+        self._set_clock()
         self._tell(SlotGranted())
 
     def stop(self) -> None:
         """Hold it and all that it started; where that cannot be done, it goes on."""
-        self._clock.pause()
+        self._stopped = HAS_GROUPS
+        self._set_clock()
         self._signal("SIGSTOP")
 
     def go_on(self) -> None:
-        if self.ready and not self.waits:
-            self._clock.run()
+        self._stopped = False
+        self._set_clock()
         self._signal("SIGCONT")
+
+    def _set_clock(self) -> None:
+        """Its time passes while it can work."""
+        if self.ready and not self.waits and not self._stopped:
+            self._clock.run()
+        else:
+            self._clock.pause()
 
     def end(self) -> int:
         """End it and all that it started, if it has not ended yet. Returns its exit code, negative for a signal."""
         self._signal("SIGKILL")  # before it is waited for: until then no other process can have its number
         if not HAS_GROUPS:
             self._process.kill()
-        code = self._process.wait()
+        code = -9
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(_DEATH_SECONDS)
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # what it had not read is lost with it
             self._process.stdin.close()
@@ -150,7 +164,7 @@ class WorkerProcess:
             while True:
                 message: Any = pickle.load(answers)
                 events.put((self, message))
-        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+        except Exception:  # at its end, or where it says what nobody understands
             answers.close()
             events.put((self, None))
 

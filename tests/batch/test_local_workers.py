@@ -265,3 +265,21 @@ def test_a_worker_has_its_share_of_the_threads(tmp_path: Path) -> None:
     assert report.threads == 3
     compress(wanted[0].source, tmp_path / "alone.onnx", preset="lossless", measure=False)
     assert Path(wanted[0].output).read_bytes() == (tmp_path / "alone.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("memory", "calibration", "said", "expected"),
+    [
+        (None, None, None, None),
+        (2**30, None, None, 2**28),
+        (None, 5000, None, 5000),
+        (2**30, 5000, None, 5000),
+        (2**30, 5000, 7, 7),
+    ],
+)
+def test_calibration_gets_a_part_of_what_a_worker_may_take(
+    memory: int | None, calibration: int | None, said: int | None, expected: int | None, tmp_path: Path
+) -> None:
+    workers = LocalWorkers(1, tmp_path, memory_bytes=memory, calibration_bytes=calibration)
+    job = job_for(tmp_path / "a.onnx", tmp_path / "b.onnx", settings=replace(QUICK, memory_bytes=said))
+    assert workers._within_limits(job).settings.memory_bytes == expected
