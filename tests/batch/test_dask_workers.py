@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -280,6 +282,17 @@ def test_the_command_starts_a_cluster_of_its_own(tmp_path: Path, capsys: pytest.
     assert (tmp_path / "out" / "1.onnx").read_bytes() == (tmp_path / "1.onnx").read_bytes()
     assert main([*arguments, "-q"]) == 0, "the ledger is the same without Dask"
     assert (tmp_path / "out" / "ledger.jsonl").read_text(encoding="utf-8").count('"entry"') == 2
+
+
+def test_without_a_scheduler_and_without_urls_neither_dask_nor_fsspec_is_imported(tmp_path: Path) -> None:
+    jobs(tmp_path, 1)
+    probe = (
+        "import sys; from onnxshrink.cli.main import main; code = main(sys.argv[1:]);"
+        "print([name for name in ('distributed', 'dask', 'fsspec') if name in sys.modules]); sys.exit(code)"
+    )
+    arguments = ["batch", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--no-measure", "-q"]
+    found = subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
