@@ -227,11 +227,18 @@ def _protocols(files: AbstractFileSystem) -> tuple[str, ...]:
 
 @contextmanager
 def _renamed(files: AbstractFileSystem, path: str) -> Iterator[str]:
-    """Another name in the same folder, which is changed to ``path`` when the block ends without an error."""
+    """Another name in the same folder, which is changed to ``path`` when the block ends without an error.
+
+    What was left under such a name by a process that was killed is removed.
+    """
     folder, _, name = path.rpartition("/")
+    left_over = re.compile(re.escape(f"{folder}/.{name}.") + "[0-9a-f]{8}")
     temporary = f"{folder}/.{name}.{secrets.token_hex(4)}"
     try:
         files.makedirs(folder, exist_ok=True)
+        for one in files.ls(folder, detail=False):
+            if left_over.fullmatch(one):
+                files.rm_file(one)
         yield temporary
         files.mv(temporary, path)
     except BaseException:

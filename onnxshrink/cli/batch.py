@@ -127,6 +127,8 @@ def batch(
     """
     if preset is not None and recipe is not None:
         raise click.UsageError("--preset and --recipe exclude each other")
+    if jobs is not None and scheduler not in (None, "local"):
+        raise click.UsageError("--jobs is for this machine: on a cluster it is --nthreads of its workers")
 
     from onnxshrink.batch.job import Settings
     from onnxshrink.cli.gating import check_gate_report, gates_from

@@ -108,6 +108,13 @@ def test_half_a_file_never_has_the_name(root: str, tmp_path: Path, monkeypatch: 
     assert [one.name for one in find_files(root)] == ["a"]
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_one(root: str) -> None:
+    for name in (".a.onnx.0123abcd", ".a.onnx.notes", ".b.onnx.0123abcd"):
+        write_text(f"{root}/{name}", "left")
+    write_text(f"{root}/a.onnx", "new")
+    assert [one.name for one in find_files(root)] == [".a.onnx.notes", ".b.onnx.0123abcd", "a.onnx"]
+
+
 def test_what_stores_tell_of_a_file() -> None:
     """Equal for equal bytes where there is a digest, else for the same version of the same file."""
     md5 = {"ETag": '"0123456789abcdef0123456789abcdef"', "size": 5}

@@ -151,6 +151,13 @@ def test_a_full_disk_costs_the_models_that_do_not_fit(models: Path) -> None:
     assert [path.name for path in (models / "out").rglob(".*")] == [".onnxshrink.lock"]
 
 
+def test_the_cluster_decides_how_many_models_it_works_on(models: Path, run: Run) -> None:
+    result = run("batch", "in", "-o", "out", "--scheduler", "tcp://host:8786", "--jobs", "2")
+    assert result.code == 2
+    assert "--jobs is for this machine" in result.err
+    assert not (models / "out").exists()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_cleanly_and_the_same_command_goes_on(
     number: signal.Signals, code: int, models: Path, run: Run
