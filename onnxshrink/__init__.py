@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxshrink.batch.run import run_batch
     from onnxshrink.bench import bench_models
     from onnxshrink.calibration.dataset import Dataset
     from onnxshrink.errors import OnnxShrinkError
@@ -26,6 +27,7 @@ __all__ = [
     "compress",
     "evaluate",
     "inspect_model",
+    "run_batch",
 ]
 
 _HOMES = {
@@ -38,6 +40,7 @@ _HOMES = {
     "compress": "onnxshrink.shrink",
     "evaluate": "onnxshrink.evaluation",
     "inspect_model": "onnxshrink.inspection",
+    "run_batch": "onnxshrink.batch.run",
 }
 
 

@@ -21,6 +21,7 @@ from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.evidence import measure_agreement, measure_latency
 from onnxshrink.graph.save import stage_model
 from onnxshrink.integer_regions import layers_for_float
+from onnxshrink.measure.exclusive import exclusive
 from onnxshrink.measure.session import SessionSettings, open_session
 from onnxshrink.measured import Accuracy, Agreement
 from onnxshrink.metrics.base import Metric
@@ -93,6 +94,7 @@ class Trials:
         latency_seconds: time to spend on each latency.
         seed: seeds the statistics.
         metrics: what the outputs are judged by, the first deciding; empty chooses by labels and outputs.
+        timed: whether latency is measured; what was not timed counts as equally fast.
     """
 
     runner: PassRunner
@@ -102,6 +104,7 @@ class Trials:
     latency_seconds: float = 3.0
     seed: int = 0
     metrics: tuple[Metric, ...] = ()
+    timed: bool = True
 
 
 def choose(cleaned: ir.Model, recipes: Sequence[Recipe], trials: Trials, wish: Wish) -> Chosen:
@@ -177,7 +180,7 @@ def _with_rounding(one_pass: Pass, old: str, new: str) -> Pass:
 def _with_float_regions(one: _Tried, bench: _Bench) -> _Tried | None:
     """A static alternative with the layers in float that should be faster so; None when there are no such layers."""
     position = _static_position(one.recipe)
-    if position is None or one.facts.failure is not None:
+    if position is None or one.facts.failure is not None or not bench.timed:
         return None
     names = bench.layers_for_float(Recipe(one.recipe.passes[: position + 1]))
     return bench.attempt(leaving_in_float(one.recipe, names)) if names else None
@@ -210,6 +213,7 @@ class _Bench:
         self._trials, self._cleaned, self._folder = trials, cleaned, folder
         self._original = _saved(cleaned, folder / "float.onnx")
         self._count = 0
+        self.timed = trials.timed
 
     def attempt(self, recipe: Recipe) -> _Tried | None:
         """The recipe's result, measured; None when its first pass had nothing to do: that is another alternative."""
@@ -234,7 +238,8 @@ class _Bench:
         with open_session(self._original, self._trials.settings) as session:
             feed = next(self._trials.data.batches(session.inputs, self._trials.batch_size)).feed
         try:
-            return layers_for_float(self._cleaned, quantized, feed)
+            with exclusive():
+                return layers_for_float(self._cleaned, quantized, feed)
         except OnnxShrinkError:
             return ()  # a guide that cannot be had
 
@@ -246,12 +251,17 @@ class _Bench:
         with open_session(self._original, trials.settings) as first, open_session(path, trials.settings) as second:
             outputs = measure_agreement(first, second, trials.data, trials.metrics, seed=trials.seed)
             feed = next(trials.data.batches(first.inputs, trials.batch_size)).feed
-        latency, _ = measure_latency((self._original, path), feed, trials.settings, trials.latency_seconds)
-        return Alternative(
+        facts = Alternative(
             text,
             size_bytes=path.stat().st_size,
             relative_error=outputs.agreement.relative_error,
             drop=relative_drop(outputs.agreement, next(iter(outputs.accuracies), None)),
+        )
+        if not trials.timed:
+            return facts
+        latency, _ = measure_latency((self._original, path), feed, trials.settings, trials.latency_seconds)
+        return replace(
+            facts,
             latency_ratio=latency.ratio,
             latency_low=latency.ratio_low,
             latency_high=latency.ratio_high,

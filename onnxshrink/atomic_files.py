@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from onnxshrink.errors import FileAccessError
@@ -26,13 +27,16 @@ def check_destination(destination: Path, *, force: bool) -> None:
         raise FileAccessError(f"the output folder {destination.parent} is read-only")
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a text file so that its name never shows half of it; FileAccessError when it cannot be written."""
+def write_text_atomically(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text file so that its name never shows half of it; FileAccessError when it cannot be written.
+
+    ``text``: all of it, or its parts in order, so that it need not be in memory as a whole.
+    """
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
+                stream.writelines([text] if isinstance(text, str) else text)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.chmod(temporary, _file_mode())

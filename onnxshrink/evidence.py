@@ -13,6 +13,7 @@ from onnxshrink.calibration.dataset import Dataset, Feed
 from onnxshrink.graph.walk import operator_counts
 from onnxshrink.judging import Judges, Labelled
 from onnxshrink.measure.compute import measure_compute
+from onnxshrink.measure.exclusive import exclusive
 from onnxshrink.measure.latency import compare_latency
 from onnxshrink.measure.own_process import run_in_own_process
 from onnxshrink.measure.session import Session, SessionSettings, open_session
@@ -54,7 +55,7 @@ class Comparison:
     """The result against the original, on the same data."""
 
     outputs: Judgement
-    latency: LatencyComparison
+    latency: LatencyComparison | None
     feed: Feed
     original: Runtime
     result: Runtime
@@ -71,19 +72,24 @@ def compare_models(
     seed: int,
     metrics: Sequence[Metric],
     progress: Callable[[str], None],
+    timed: bool = True,
 ) -> Comparison:
     """Run both files with ONNX Runtime's optimisations on, as users will, and compare them.
 
     Args:
         batch_size: samples per run when latency is measured; agreement is measured in larger batches.
         metrics: what the outputs are judged by; empty chooses by labels and outputs.
+        timed: whether latency and load time are measured.
     """
     with open_session(original, settings) as first, open_session(result, settings) as second:
         progress("comparing outputs")
         outputs = measure_agreement(first, second, data, metrics, seed=seed)
         feed = next(data.batches(first.inputs, batch_size)).feed
-    progress("timing")
-    latency, loads = measure_latency((original, result), feed, settings, latency_seconds)
+    latency: LatencyComparison | None = None
+    loads: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+    if timed:
+        progress("timing")
+        latency, loads = measure_latency((original, result), feed, settings, latency_seconds)
     progress("measuring memory")
     peaks = [run_in_own_process(path, [feed], settings).peak_memory_bytes for path in (original, result)]
     runtimes = [Runtime(times, peak) for times, peak in zip(loads, peaks, strict=True)]
@@ -117,7 +123,8 @@ def measure_latency(
 ) -> tuple[LatencyComparison, tuple[tuple[float, ...], tuple[float, ...]]]:
     """Load both models many times, in turns, and time them. Also the load times, in ms."""
     original, result = (partial(open_session, path, settings) for path in paths)
-    comparison, timings = compare_latency(original, result, feed, budget_seconds=seconds)
+    with exclusive():
+        comparison, timings = compare_latency(original, result, feed, budget_seconds=seconds)
     return comparison, (timings[0].load_ms, timings[1].load_ms)
 
 

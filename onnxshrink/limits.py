@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from onnxshrink.measured import metric_key
 from onnxshrink.metrics.base import Metric
 from onnxshrink.recipe import Recipe
-from onnxshrink.report.gates import Gate, parse_gates, read_gates, refuse_unlabelled, refuse_unmeasured
+from onnxshrink.report.gates import Gate, parse_gates, read_gates, refuse_unlabelled, refuse_unmeasured, refuse_untimed
 from onnxshrink.trial import DataLike, Trial
 
 
@@ -16,6 +16,7 @@ def limits_of(
     recipe: str | Recipe | None,
     *,
     measure: bool,
+    timed: bool = True,
     data: DataLike | None,
     metrics: Sequence[Metric] = (),
 ) -> tuple[Gate, ...]:
@@ -25,6 +26,8 @@ def limits_of(
         limits += read_gates(recipe)
     if not measure:
         refuse_unmeasured(limits, "nothing is measured")
+    if not timed:
+        refuse_untimed(limits)
     if data is None:
         refuse_unlabelled(limits, "no data was given", label_free(metrics))
     return limits

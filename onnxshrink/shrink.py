@@ -28,6 +28,7 @@ from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.machine import this_machine, versions
 from onnxshrink.measure.own_process import run_in_own_process
 from onnxshrink.measure.session import SessionSettings, evaluate_constants
+from onnxshrink.measure.threads import threads_meant
 from onnxshrink.metrics.base import Metric
 from onnxshrink.metrics.spelling import parse_metrics
 from onnxshrink.passes.base import Context, Effect
@@ -92,6 +93,7 @@ def compress(
     force: bool = False,
     in_place: bool = False,
     measure: bool = True,
+    latency: bool = True,
     threads: int = 0,
     batch_size: int = 1,
     latency_seconds: float = 3.0,
@@ -130,6 +132,8 @@ def compress(
         force: replace an existing output file.
         in_place: replace the input file when no other output is given.
         measure: compare latency, load time, memory and outputs; the checks of each pass are made in any case.
+        latency: measure latency and load time, too. Without, alternatives that a preset chooses from count as equally
+            fast.
         threads: intra-op threads of the measured sessions; 0 lets ONNX Runtime decide.
         batch_size: samples per run when latency is measured, where the model's inputs allow it.
         latency_seconds: time to spend on timing both models.
@@ -149,9 +153,9 @@ def compress(
     """
     plan = plan_of(preset, recipe, max_load_ratio)
     metrics = parse_metrics(metric) if isinstance(metric, str) else tuple(metric or ())
-    if max_load_ratio is not None and measure:
+    if max_load_ratio is not None and measure and latency:
         gates = (*gates, f"load<={100 * max_load_ratio:g}%")
-    limits = limits_of(gates, recipe, measure=measure, data=data, metrics=metrics)
+    limits = limits_of(gates, recipe, measure=measure, timed=latency, data=data, metrics=metrics)
     wish = plan.wish(goal, max_drop)
     tell, warn = progress or (lambda _: None), notice or (lambda _: None)
     settings = SessionSettings(threads=threads, custom_op_libs=tuple(custom_op_libs))
@@ -190,7 +194,7 @@ def compress(
                 wish,
                 metrics,
                 batch_size=batch_size,
-                seconds=latency_seconds,
+                seconds=latency_seconds if latency else None,
                 seed=seed,
             )
             done.append((chosen.recipe, chosen.records))
@@ -223,6 +227,7 @@ def compress(
                     seed=seed,
                     metrics=metrics,
                     progress=tell,
+                    timed=latency,
                 )
             report = _report(
                 source,
@@ -257,17 +262,20 @@ def _chosen(
     metrics: tuple[Metric, ...],
     *,
     batch_size: int,
-    seconds: float,
+    seconds: float | None,
     seed: int,
 ) -> Chosen:
-    """One of the plan's alternatives; the first when there is nothing to measure on, or nothing to calibrate on."""
+    """One of the plan's alternatives; the first when there is nothing to measure on, or nothing to calibrate on.
+
+    ``seconds``: time to spend on each latency; None measures none.
+    """
     if trial is None:
         model, records = runner.run(cleaned, plan.alternatives[0])
         return Chosen(model, plan.alternatives[0], records, ())
     recipes = plan.alternatives
     if trial.calibration is None:
         recipes = tuple(recipe for recipe in recipes if not any(one_pass.needs_data for one_pass in recipe))
-    trials = Trials(runner, trial.data, settings, batch_size, seconds, seed, metrics)
+    trials = Trials(runner, trial.data, settings, batch_size, seconds or 0.0, seed, metrics, timed=seconds is not None)
     return choose(cleaned, recipes, trials, wish)
 
 
@@ -372,7 +380,7 @@ def _report(
             feed=feed,
         ),
         passes=records,
-        threads=settings.threads,
+        threads=threads_meant(settings.threads),
         batch_size=batch_size if comparison else None,
         data=data_facts(trial.data) if trial else None,
         agreement=comparison.outputs.agreement if comparison else None,
@@ -413,8 +421,7 @@ def _notes(report: Report, trial: Trial | None, provenance_bytes: int) -> Iterat
     if report.missed_kernels:
         names = ", ".join(report.missed_kernels[:3])
         yield f"{len(report.missed_kernels)} quantized layers run in float all the same on this machine: {names}"
-    if report.alternatives and not any(one.kept for one in report.alternatives):
-        yield "nothing that was tried holds what was asked: the cleaned-up model was kept"
+    yield from _notes_on_choice(report.alternatives)
     if report.preset is None and report.agreement is not None and (report.agreement.relative_error or 0) > _FAR:
         yield f"the recipe moved the outputs far: relative error {report.agreement.relative_error:.2g}"
     grown = report.result.size.file_bytes - report.original.size.file_bytes
@@ -423,6 +430,14 @@ def _notes(report: Report, trial: Trial | None, provenance_bytes: int) -> Iterat
         yield f"the result is {grown:,} bytes larger than the original{extra}"
     if report.latency is not None and report.latency.significant and report.latency.ratio > 1:
         yield f"the result is slower on this machine: {report.latency.verdict}"
+
+
+def _notes_on_choice(tried: Sequence[Alternative]) -> Iterator[str]:
+    measured = [one for one in tried if one.failure is None]
+    if measured and all(one.latency_ratio is None for one in measured):
+        yield "latency was not measured: what was tried counts as equally fast"
+    if tried and not any(one.kept for one in tried):
+        yield "nothing that was tried holds what was asked: the cleaned-up model was kept"
 
 
 def _notes_on_data(report: Report, data: Dataset) -> Iterator[str]:

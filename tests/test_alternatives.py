@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from onnxshrink import alternatives, evidence
 from onnxshrink.alternatives import Wish, pick, relative_drop
 from onnxshrink.calibration.dataset import Dataset
 from onnxshrink.errors import DataError
 from onnxshrink.graph.load import load_model
+from onnxshrink.measure.exclusive import slots_from
 from onnxshrink.measure.kernels import measure_kernels
 from onnxshrink.measure.session import open_session
 from onnxshrink.measured import Accuracy, Agreement, OutputAgreement, Unit
+from onnxshrink.report.html.page import to_html
+from onnxshrink.report.json_format import from_json, to_json
+from onnxshrink.report.markdown import to_markdown
 from onnxshrink.report.report import Alternative, Report
+from onnxshrink.report.terminal import render
 from onnxshrink.shrink import compress
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_models" / "digits_cnn"
@@ -206,3 +217,48 @@ def test_bits_go_down_until_too_much_is_lost(preset: str, max_drop: float | None
     smallest = min(one.size_bytes or 0 for one, held in zip(report.alternatives, holds, strict=True) if held)
     assert (kept.size_bytes or 0) <= 1.01 * smallest
     assert report.size_ratio < 0.35
+
+
+def test_what_was_not_timed_counts_as_equally_fast(tmp_path: Path) -> None:
+    report = _compressed(tmp_path, latency=False)
+    assert len(report.alternatives) > 1
+    assert {(one.latency_ratio, one.significant) for one in report.alternatives} == {(None, False)}
+    kept = [one for one in report.alternatives if one.kept]
+    assert [one.relative_error for one in kept] == [min(one.relative_error or 0 for one in report.alternatives)]
+    assert "latency was not measured: what was tried counts as equally fast" in report.notes
+    assert report.latency is None
+    assert (report.original.load_ms, report.result.load_ms) == ((), ())
+    assert report.agreement is not None
+    assert report.result.peak_memory_bytes is not None
+    render(report, Console(file=io.StringIO()))
+    for text in (to_markdown(report), to_html(report)):
+        assert "latency was not measured" in text
+    assert from_json(to_json(report)) == report
+
+
+def test_timing_and_profiling_have_the_machine_to_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone: list[bool] = [False]
+    seen: list[str] = []
+
+    @contextmanager
+    def slot() -> Iterator[None]:
+        alone.append(True)
+        yield
+        alone.pop()
+
+    def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            assert alone[-1], name
+            seen.append(name)
+            return function(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(evidence, "compare_latency", watched("timing", evidence.compare_latency))
+    monkeypatch.setattr(alternatives, "layers_for_float", watched("profiling", alternatives.layers_for_float))
+    with slots_from(slot):
+        report = _compressed(tmp_path)
+    assert report.latency is not None
+    assert seen.count("timing") > len(report.alternatives)
+    assert seen.count("profiling") == 1
+    assert alone == [False]

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "onnxshrink"
 
 LAYERS = (
-    ("errors", "atomic_files", "measured"),
+    ("errors", "atomic_files", "measured", "parent_death"),
     ("numerics",),
     ("metrics",),
     ("graph",),
@@ -21,7 +21,7 @@ LAYERS = (
     ("passes.base", "storage"),
     ("passes",),
     ("recipe", "presets", "provenance", "metrics.spelling"),
-    ("report", "inspection", "advice", "source", "data"),
+    ("report", "inspection", "advice", "source", "data", "batch.job", "batch.progress"),
     ("passes.checks", "passes.runner", "judging", "evidence", "calibrated", "integer_regions", "trial"),
     ("limits", "making", "layer_pairs", "layer_facts"),
     ("sensitivity", "bench_inputs"),
@@ -30,6 +30,7 @@ LAYERS = (
     ("plan",),
     ("shrink", "side_by_side", "evaluation"),
     ("verification",),
+    ("batch",),
     ("cli", "__main__"),
 )
 """From the bottom up. A module belongs to the longest name that it starts with."""

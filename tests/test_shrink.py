@@ -12,7 +12,7 @@ import pytest
 
 import onnxshrink
 from onnxshrink import Dataset, Recipe, compress
-from onnxshrink.errors import CheckError, DataError, FileAccessError, ModelError, RecipeError
+from onnxshrink.errors import CheckError, DataError, FileAccessError, GateError, ModelError, RecipeError
 from onnxshrink.graph.load import file_digest, load_model
 from onnxshrink.measure.session import SessionSettings, open_session
 from onnxshrink.report.json_format import from_json, to_json
@@ -151,6 +151,13 @@ def test_large_models_are_not_run_unless_asked(monkeypatch: pytest.MonkeyPatch) 
     assert any("was not run" in note for note in report.notes)
     assert report.size_ratio < 0.4
     assert compress(model_from_text(TINY, w=WEIGHT), run_large=True, latency_seconds=0.1).agreement is not None
+
+
+@pytest.mark.parametrize("gate", ["latency<=1.1x", "latency_ms<=5", "load<=2x"])
+def test_gates_on_a_clock_that_is_not_read_are_refused(gate: str, tmp_path: Path) -> None:
+    with pytest.raises(GateError, match="takes a clock, but latency and load time are not to be measured"):
+        compress(CNN, tmp_path / "o.onnx", latency=False, gates=[gate])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_random_models_are_compared_by_shape_only() -> None:

@@ -54,8 +54,8 @@ def compare(
     as_json: bool,
     **for_models: Any,
 ) -> int:
-    """Compare BASE with each NEW: what compress, evaluate or bench saved as .json, or models, which are then run side
-    by side.
+    """Compare BASE with each NEW: what compress, batch, evaluate or bench saved as .json, or models, which are then run
+    side by side.
 
     \b
     Examples:

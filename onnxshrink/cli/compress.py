@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from onnxshrink.cli.options import (
-    HELP,
-    calibration_options,
-    custom_op_lib_option,
-    data_options,
-    debug_option,
-    gate_options,
-    metric_option,
-)
-from onnxshrink.presets import DEFAULT_PRESET, PRESETS
+from onnxshrink.cli.compression_options import compression_options
+from onnxshrink.cli.options import HELP, debug_option, gate_options
 from onnxshrink.recipe import Recipe
 
 if TYPE_CHECKING:
     from onnxshrink.alternatives import Goal
     from onnxshrink.report.gates import Uncertain
-
-_PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
 
 
 @click.command(context_settings=HELP)
@@ -32,10 +21,7 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The file to write.")
 @click.option("--in-place", is_flag=True, help="Replace MODEL itself (without -o).")
 @click.option("--force", is_flag=True, help="Replace an existing output or report file.")
-@click.option("--preset", metavar="NAME", help=f"{_PRESET_HELP}. [default: {DEFAULT_PRESET}]")
-@click.option("--recipe", metavar="TEXT|FILE", help="Passes to apply instead of a preset: a line, or a .toml file.")
-@data_options("Samples to compare on, with labels if there are any; without, inputs are made up.")
-@calibration_options
+@compression_options()
 @click.option(
     "--calibration-cache",
     type=click.Path(file_okay=False, path_type=Path),
@@ -50,45 +36,6 @@ _PRESET_HELP = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS
     metavar="FILE",
     help="Write the report as .json, .md or .html; repeatable.",
 )
-@click.option("--no-measure", is_flag=True, help="Check the result, but measure no latency, memory or agreement.")
-@click.option(
-    "--threads",
-    type=click.IntRange(0, os.cpu_count() or 1),
-    default=0,
-    help="Threads of the measured sessions; 0: all cores.",
-)
-@click.option("--batch-size", type=click.IntRange(1), default=1, help="Samples per run when latency is measured.")
-@click.option("--latency-seconds", type=click.FloatRange(0.1), default=3.0, help="Time to spend on timing both models.")
-@metric_option
-@click.option(
-    "--goal",
-    type=click.Choice(["balanced", "speed", "size"]),
-    help="What a preset that tries several recipes chooses by; only size may give a slower model. [default: balanced; "
-    "size for small and tiny]",
-)
-@click.option(
-    "--max-drop",
-    type=click.FloatRange(0, 1),
-    help="Share of the metric, or without labels of the outputs' variance, that such a preset may lose. "
-    "[default: 0.01; 0.005 for small, 0.02 for tiny]",
-)
-@click.option(
-    "--max-load-ratio",
-    type=click.FloatRange(0, min_open=True),
-    metavar="RATIO",
-    help="How many times longer than the original the result may take to load. Limits pack-weights; what is measured "
-    "is judged as a gate.",
-)
-@click.option("--seed", type=click.IntRange(0), default=0, help="Seeds random choices and synthetic inputs.")
-@click.option(
-    "--external-data/--inline",
-    "external_data",
-    default=None,
-    help="Weights in a file of their own, or in the model file. [default: external above 2 GiB, and above 256 MiB "
-    "when the input is]",
-)
-@click.option("--run-large", is_flag=True, help="Also run models with more than 1 GiB of weights.")
-@custom_op_lib_option
 @gate_options
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -109,6 +56,7 @@ def compress(
     calibration_cache: Path | None,
     reports: tuple[Path, ...],
     no_measure: bool,
+    no_latency: bool,
     threads: int,
     batch_size: int,
     latency_seconds: float,
@@ -168,6 +116,7 @@ def compress(
             force=force,
             in_place=in_place,
             measure=not no_measure,
+            latency=not no_latency,
             threads=threads,
             batch_size=batch_size,
             latency_seconds=latency_seconds,

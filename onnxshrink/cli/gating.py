@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from onnxshrink.report.gates import Gate
 
 GATE_FAILED = 1
+
+_MOST_LINES = 50
 
 
 def gates_from(texts: Sequence[str], files: Sequence[Path], recipe: str | None = None) -> tuple[Gate, ...]:
@@ -44,22 +47,29 @@ def check_gate_report(path: Path | None, gates: Sequence[Gate], *, force: bool) 
     check_destination(path, force=force)
 
 
-def conclude(suites: Sequence[tuple[str, Sequence[GateResult]]], path: Path | None, *, quiet: bool = False) -> int:
+def conclude(
+    suites: Sequence[tuple[str, Sequence[GateResult]]],
+    path: Path | None,
+    *,
+    quiet: bool = False,
+    errors: Mapping[str, str] = MappingProxyType({}),
+) -> int:
     """Write the gate report, tell failed and uncertain gates on standard error, and return the exit code.
 
     Args:
         suites: what was judged, by the name of the model, and its gates.
         quiet: leave out the uncertain ones.
+        errors: why models failed altogether, by name; for the gate report alone.
     """
     if path is not None:
         from onnxshrink.report.junit import to_junit
 
-        write_text_atomically(path, to_junit(suites))
+        write_text_atomically(path, to_junit(suites, errors))
     results = [(name, result) for name, gates in suites for result in gates]
-    for name, result in results:
+    told = [one for one in results if one[1].status == "failed" or (one[1].status == "uncertain" and not quiet)]
+    for name, result in told[:_MOST_LINES]:
         where = f" ({name})" if len(suites) > 1 else ""
-        if result.status == "failed":
-            click.echo(f"onnxshrink: gate failed: {result.gate}: {result.reason}{where}", err=True)
-        elif result.status == "uncertain" and not quiet:
-            click.echo(f"onnxshrink: gate uncertain: {result.gate}: {result.reason}{where}", err=True)
+        click.echo(f"onnxshrink: gate {result.status}: {result.gate}: {result.reason}{where}", err=True)
+    if len(told) > _MOST_LINES:
+        click.echo(f"onnxshrink: and {len(told) - _MOST_LINES} gates more that failed or are uncertain", err=True)
     return GATE_FAILED if any(result.status == "failed" for _, result in results) else 0

@@ -17,6 +17,7 @@ INTERNAL_ERROR = 70
 
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "compress": ("onnxshrink.cli.compress:compress", "Make a model smaller, check it, and report what that cost."),
+    "batch": ("onnxshrink.cli.batch:batch", "Compress many models, each in a process of its own."),
     "compare": ("onnxshrink.cli.compare:compare", "Compare saved reports, or models run side by side."),
     "verify": ("onnxshrink.cli.verify:verify", "Rebuild a result from what it says about itself, and compare."),
     "inspect": ("onnxshrink.cli.inspect:inspect", "Show what is in a model and what would help."),
@@ -39,9 +40,9 @@ Exit codes:
   4    the data does not fit the model
   5    the result failed its check, nothing was written; verify found a difference
   6    a file could not be read or written
-  7    part of a batch failed (reserved: there is no batch command yet)
+  7    part of a batch failed
   70   internal error (please report it)
-  130  interrupted"""
+  130  interrupted; 143 when a batch was ended by SIGTERM"""
 
 
 class LazyGroup(click.Group):

@@ -15,6 +15,17 @@ _FORMS = (
     "package.module:function (docs/data.md)."
 )
 
+
+class PathOrUrl(click.Path):
+    """A path; a URL stays a text, since a path would lose one of its slashes."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
 HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
@@ -49,29 +60,19 @@ def data_options(purpose: str) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         command = click.option(
             "--data-config",
-            type=click.Path(path_type=Path),
+            type=PathOrUrl(),
             metavar="FILE.toml",
             help="How data and calibration data are read. [default: NAME.toml or data.toml beside or inside them, else "
             "guessed and printed]",
         )(command)
-        return click.option("--data", type=click.Path(path_type=Path), metavar="DATA", help=f"{purpose} {_FORMS}")(
-            command
-        )
+        return click.option("--data", type=PathOrUrl(), metavar="DATA", help=f"{purpose} {_FORMS}")(command)
 
     return add
 
 
 def calibration_options(command: Command) -> Command:
-    """What ranges are found on: ``--calibration-data``, ``--calibration-samples`` and ``--memory``, given in bytes."""
+    """What ranges are found on: ``--calibration-data`` and ``--calibration-samples``."""
     for option in (
-        click.option(
-            "--memory",
-            "memory_bytes",
-            type=click.IntRange(1),
-            callback=lambda _context, _option, mib: None if mib is None else mib * 2**20,
-            metavar="MIB",
-            help="What activations may take while they are calibrated. [default: a quarter of RAM]",
-        ),
         click.option(
             "--calibration-samples",
             type=click.IntRange(1),
@@ -79,13 +80,25 @@ def calibration_options(command: Command) -> Command:
         ),
         click.option(
             "--calibration-data",
-            type=click.Path(path_type=Path),
+            type=PathOrUrl(),
             metavar="DATA",
             help="Samples to find activation ranges on, like --data. [default: those of --data]",
         ),
     ):
         command = option(command)
     return command
+
+
+def calibration_memory_option(name: str = "--memory") -> Callable[[Command], Command]:
+    """``memory_bytes``, given in MiB."""
+    return click.option(
+        name,
+        "memory_bytes",
+        type=click.IntRange(1),
+        callback=lambda _context, _option, mib: None if mib is None else mib * 2**20,
+        metavar="MIB",
+        help="What activations may take while they are calibrated. [default: a quarter of RAM]",
+    )
 
 
 def gate_options(command: Command) -> Command:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from onnxshrink.cli.options import HELP, calibration_options, custom_op_lib_option, data_options, debug_option
+from onnxshrink.cli.options import (
+    HELP,
+    calibration_memory_option,
+    calibration_options,
+    custom_op_lib_option,
+    data_options,
+    debug_option,
+)
 from onnxshrink.recipe import Recipe
 
 
@@ -15,6 +22,7 @@ from onnxshrink.recipe import Recipe
 @click.argument("model", type=click.Path(path_type=Path))
 @data_options("Samples to measure errors on. Required.")
 @calibration_options
+@calibration_memory_option()
 @click.option(
     "--recipe",
     metavar="TEXT|FILE",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from onnx.external_data_helper import _get_all_tensors
 
 from onnxshrink.atomic_files import check_destination, flush_to_disk
 from onnxshrink.errors import FileAccessError, first_line
+from onnxshrink.graph.data_files import data_files
 from onnxshrink.graph.load import weight_bytes
 from onnxshrink.graph.walk import all_graphs
 
@@ -203,8 +203,7 @@ def _write_with_data_file(model: ir.Model, path: Path) -> None:
 
 def _outdated_data_files(destination: Path, kept: set[str]) -> list[Path]:
     """Data files that this tool wrote for an earlier model of the same name."""
-    ours = re.compile(re.escape(destination.name) + r"\.[0-9a-f]{12}\.data")
-    return [part for part in destination.parent.iterdir() if ours.fullmatch(part.name) and part.name not in kept]
+    return [part for part in data_files(destination) if part.name not in kept] if destination.exists() else []
 
 
 def loadable_form(model: ir.Model) -> tuple[str | bytes, tempfile.TemporaryDirectory[str] | None]:

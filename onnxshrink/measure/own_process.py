@@ -6,6 +6,7 @@ both ends are this module.
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 
 from onnxshrink.errors import ModelError, OnnxShrinkError, first_line
 from onnxshrink.measure.session import SessionSettings, open_session
+from onnxshrink.parent_death import die_with
 
 _STATUS = Path("/proc/self/status")
 _TIMEOUT_SECONDS = 3600
@@ -44,7 +46,7 @@ def run_in_own_process(path: Path, feeds: Sequence[Mapping[str, np.ndarray]], se
         ModelError: it does not load, or its process crashed or hung.
         DataError: it does not run on a feed.
     """
-    command = [sys.executable, "-m", "onnxshrink.measure.own_process"]
+    command = [sys.executable, "-m", "onnxshrink.measure.own_process", str(os.getpid())]
     try:
         child = subprocess.run(
             command,
@@ -81,7 +83,8 @@ def _resident_bytes(entry: str) -> int | None:
     return next((int(value.split()[0]) * 1024 for key, _, value in lines if key == entry), None)
 
 
-def _answer() -> OwnRun | OnnxShrinkError:
+def _answer(parent: int) -> OwnRun | OnnxShrinkError:
+    die_with(parent)
     try:
         return _run(*pickle.load(sys.stdin.buffer))
     except OnnxShrinkError as error:
@@ -91,4 +94,4 @@ def _answer() -> OwnRun | OnnxShrinkError:
 if __name__ == "__main__":
     from onnxshrink.measure import own_process  # by its real name, which the answer's types are pickled under
 
-    sys.stdout.buffer.write(pickle.dumps(own_process._answer()))
+    sys.stdout.buffer.write(pickle.dumps(own_process._answer(int(sys.argv[1]))))

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxshrink.errors import DataError, FileAccessError, ModelError, first_line
+from onnxshrink.measure.threads import threads_meant
 
 if TYPE_CHECKING:
     import onnx
@@ -47,7 +48,7 @@ class SessionSettings:
 
     Attributes:
         optimized: whether ONNX Runtime applies its own graph optimisations (on for latency, off for numerics).
-        threads: intra-op threads; 0 lets ONNX Runtime decide.
+        threads: intra-op threads; 0 lets ONNX Runtime decide, see :mod:`onnxshrink.measure.threads`.
         custom_op_libs: shared libraries that register custom operators.
     """
 
@@ -223,7 +224,7 @@ def kernel_calls(
 def _session_options(settings: SessionSettings) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = settings.threads
+    options.intra_op_num_threads = threads_meant(settings.threads)
     options.inter_op_num_threads = 1
     # Idle threads of one session would otherwise spin while the other one is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")

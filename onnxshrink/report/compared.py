@@ -124,7 +124,7 @@ def _verdict(change: Estimate, none: float, line: Line) -> Verdict:
 
 def changed_text(change: ChangedFact) -> str:
     """Both sides of a fact in one line; of two lists of passes, what each has that the other has not."""
-    if change.label != "recipe":
+    if not change.label.startswith("recipe"):
         return f"{change.base} → {change.new}"
     before, after = (split_outside_quotes(text, ",") for text in (change.base, change.new))
     gone = [f"−{one}" for one in before if one not in after]

@@ -60,6 +60,7 @@ COMPARED: Mapping[str, str] = {
     "compression": "onnxshrink.report.comparison:compare_reports",
     "evaluation": "onnxshrink.report.evaluation_comparison:compare_evaluations",
     "bench": "onnxshrink.report.bench_comparison:compare_benches",
+    "batch": "onnxshrink.report.batch_comparison:compare_batches",
 }
 """How two documents of one kind are compared: by a function that is called as :func:`compare_reports` is."""
 

@@ -10,6 +10,7 @@ from onnxshrink.report.markdown_text import code, plain
 
 _MARKS = {"better": "✅ better", "worse": "🔺 worse", "not comparable": "⚠️ not comparable"}
 _MOST_CHANGES = 60
+_MOST_FIGURES = 120
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -26,10 +27,12 @@ def _sections(base: str, pairing: Pairing) -> Iterator[str]:
     if pairing.gates:
         yield gate_section(pairing.gates)
     lines = ["| | base | new | new / base | |", "|---|---:|---:|---|---|"]
-    for figure in pairing.figures:
+    for figure in pairing.figures[:_MOST_FIGURES]:
         verdict = _MARKS.get(figure.verdict, figure.verdict)
-        cells = (figure.label, plain(figure.base), plain(figure.new), plain(figure.change), verdict)
+        cells = (plain(figure.label), plain(figure.base), plain(figure.new), plain(figure.change), verdict)
         lines.append(f"| {' | '.join(cells)} |")
+    if len(pairing.figures) > _MOST_FIGURES:
+        lines.append(f"| … and {len(pairing.figures) - _MOST_FIGURES} more | | | | |")
     yield "\n".join(lines)
     if pairing.changes:
         yield "\n".join(("<details><summary>What else changed</summary>", "", *_changes(pairing), "", "</details>"))

@@ -13,6 +13,7 @@ from onnxshrink.report.terminal import gate_table
 _TONES = {"better": "green", "worse": "red", "not comparable": "yellow"}
 _WIDEST = 120
 _LONGEST_FIGURE = 24
+_MOST_LINES = 200
 
 
 def render_comparison(comparison: Comparison, console: Console) -> None:
@@ -23,13 +24,20 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
         for warning in pairing.warnings:
             console.print(Text(f"! {warning}", style="yellow"), width=width)
         console.print(_figures(pairing), width=width)
+        _print_rest(console, len(pairing.figures))
         console.print()
         if pairing.gates:
             console.print(gate_table(pairing.gates), width=width)
             console.print()
         if pairing.changes:
             console.print(_changes(pairing), width=width)
+            _print_rest(console, len(pairing.changes))
             console.print()
+
+
+def _print_rest(console: Console, count: int) -> None:
+    if count > _MOST_LINES:
+        console.print(Text(f"and {count - _MOST_LINES:,} more: --json prints them", style="dim"))
 
 
 def _figures(pairing: Pairing) -> Table:
@@ -39,10 +47,10 @@ def _figures(pairing: Pairing) -> Table:
         table.add_column(name, justify="right")
     table.add_column("new / base", overflow="fold", min_width=10)
     table.add_column("", overflow="fold", min_width=10)
-    for figure in pairing.figures:
+    for figure in pairing.figures[:_MOST_LINES]:
         verdict = Text(figure.verdict, style=_TONES.get(figure.verdict, ""))
         base, new, change = map(_before_interval, (figure.base, figure.new, figure.change))
-        table.add_row(figure.label, base, new, change, verdict)
+        table.add_row(Text(figure.label), base, new, change, verdict)
     return table
 
 
@@ -62,6 +70,6 @@ def _changes(pairing: Pairing) -> Table:
     table = Table.grid(padding=(0, 1))
     table.add_column(overflow="fold", max_width=36)
     table.add_column(overflow="fold")
-    for change in pairing.changes:
+    for change in pairing.changes[:_MOST_LINES]:
         table.add_row(Text(change.label, style="bold"), Text(changed_text(change)))
     return table

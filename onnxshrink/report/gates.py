@@ -107,6 +107,9 @@ FIGURES: Mapping[str, Figure] = {
     },
 }
 
+TIMED = ("latency", "load")
+"""Figures that take a clock."""
+
 _UNITS: Mapping[Reading, Mapping[str, float]] = {
     "ratio": {"%": 0.01, "x": 1, "": 1},
     "bytes": {
@@ -239,6 +242,13 @@ def refuse_unmeasured(gates: Iterable[Gate], why: str) -> None:
     for gate in gates:
         if _figure(gate).measured:
             raise GateError(f"the gate '{gate}' needs a measurement, but {why}")
+
+
+def refuse_untimed(gates: Iterable[Gate]) -> None:
+    """Refuse gates on latency and load time, which are not to be measured."""
+    for gate in gates:
+        if gate.figure in TIMED:
+            raise GateError(f"the gate '{gate}' takes a clock, but latency and load time are not to be measured")
 
 
 def refuse_unlabelled(gates: Iterable[Gate], why: str, free: Collection[str] = ()) -> None:

@@ -11,22 +11,26 @@ Format history: 1, the first.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import json
 import math
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 from onnxshrink.errors import OnnxShrinkError
 from onnxshrink.report.report import SCHEMA_VERSION, Report
+
+Plain = TypeVar("Plain")
 
 DOCUMENTS: Mapping[str, str] = {
     "compression": "onnxshrink.report.report:Report",
     "comparison": "onnxshrink.report.compared:Comparison",
     "bench": "onnxshrink.report.bench:Bench",
     "evaluation": "onnxshrink.report.evaluation:Evaluation",
+    "batch": "onnxshrink.report.batch:Batch",
 }
 """Every kind of document that is saved, and the frozen dataclass of plain values that holds it."""
 
@@ -40,6 +44,42 @@ def plain_json(value: Any) -> str:
     """Any frozen dataclass of plain values as indented JSON, with its ``kind`` on top when it is a saved document."""
     kind = kind_of(value)
     return _text(_plain(value) if kind is None else _header(kind, value) | _plain(value))
+
+
+def plain_json_parts(value: Any) -> Iterator[str]:
+    """What :func:`plain_json` gives of a saved document, piece by piece: long tuples are never in memory as text."""
+    kind = kind_of(value)
+    assert kind is not None
+    head = _header(kind, value)
+    yield "{"
+    separator = "\n"
+    names = [field.name for field in dataclasses.fields(value) if field.name not in head]
+    for name, item in (*head.items(), *((name, getattr(value, name)) for name in names)):
+        yield f"{separator}  {json.dumps(name)}: "
+        separator = ",\n"
+        if isinstance(item, tuple) and item:
+            yield "["
+            for index, part in enumerate(item):
+                yield f"{',' if index else ''}\n    {_indented(part, 4)}"
+            yield "\n  ]"
+        else:
+            yield _indented(item, 2)
+    yield "\n}"
+
+
+def _indented(value: Any, depth: int) -> str:
+    return _text(_plain(value)).replace("\n", "\n" + " " * depth)
+
+
+def to_plain(value: Any) -> Any:
+    """A frozen dataclass of plain values as what :mod:`json` writes."""
+    return _plain(value)
+
+
+def from_plain(kind: type[Plain], data: Any) -> Plain:
+    """The inverse of :func:`to_plain`; KeyError, TypeError, ValueError or AttributeError when ``data`` is damaged."""
+    read: Plain = _read(kind, data)
+    return read
 
 
 def from_json(text: str) -> Report:
@@ -135,9 +175,8 @@ def _summary(report: Report) -> dict[str, Any]:
 def _read(kind: Any, data: Any) -> Any:
     """``data`` as a value of the annotated type ``kind``; the inverse of :func:`_plain`."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
-        names = {field.name for field in dataclasses.fields(kind)}
-        return kind(**{key: _read(hints[key], item) for key, item in data.items() if key in names})
+        hints = _hints(kind)
+        return kind(**{key: _read(hints[key], item) for key, item in data.items() if key in hints})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return None if data is None else _read(arguments[0], data)
@@ -150,6 +189,13 @@ def _read(kind: Any, data: Any) -> Any:
     if kind is float:
         return float(_checked(data, isinstance(data, int | float) or data in ("Infinity", "-Infinity"), "a number"))
     return _checked(data, isinstance(data, kind), kind.__name__)
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    """The types of a dataclass's fields, by name."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _checked(data: Any, valid: bool, expected: str) -> Any:

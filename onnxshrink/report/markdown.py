@@ -1,17 +1,17 @@
 """Reports as Markdown for a pull request: a headline, a table, what each pass did, and the rest folded away.
 
-Code forges refuse long comments. What does not fit is counted instead of shown: sections are filled row by row, the
-most important ones first, so that no table and no ``<details>`` is ever cut open.
+Code forges refuse long comments. What does not fit is counted instead of shown, so that no table and no ``<details>``
+is ever cut open.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from onnxshrink.report.gate_result import GateResult
 from onnxshrink.report.layers import LayerFacts
+from onnxshrink.report.markdown_sections import CLOSING, LIMIT_BYTES, Section, details, fitted, section_text
 from onnxshrink.report.markdown_text import code, one_line, plain
 from onnxshrink.report.overview import overview_lines
 from onnxshrink.report.report import PassRecord, Report
@@ -29,104 +29,52 @@ from onnxshrink.report.summary import (
     skip_groups,
 )
 
-LIMIT_BYTES = 60_000
-"""Longer comments are refused by code forges (GitHub: 65,536 characters)."""
-
 _MOST_ROWS = 50
 _MOST_LAYERS = 20
 _GATE_MARKS = {"passed": "✅ passed", "uncertain": "❔ uncertain", "failed": "❌ failed"}
 _MARKS = {"applied": "✅", "unchanged": "➖", "undone": "⚠️"}
-_CLOSING = "\n… not all of it fits here: the JSON report has everything.\n"
-
-
-@dataclass(frozen=True)
-class _Section:
-    """Lines of which any number from the first on may be shown between ``before`` and ``after``.
-
-    Attributes:
-        more: a line that says how many are missing, with ``{}`` for the count; of as many columns as the rows.
-    """
-
-    rows: Sequence[str]
-    before: str = ""
-    after: str = ""
-    more: str = "- … and {} more"
 
 
 def to_markdown(report: Report) -> str:
     """The report as Markdown of at most ``LIMIT_BYTES`` bytes; what does not fit is counted, not shown."""
-    return _fitted(_sections(report), LIMIT_BYTES)
+    return fitted(_sections(report), LIMIT_BYTES)
 
 
 def overview_to_markdown(reports: Sequence[Report]) -> str:
     """Several reports: a table over all, and each of them folded away, within the same limit."""
-    text = _fitted([_overview(reports)], LIMIT_BYTES // 2)
+    text = fitted([_overview(reports)], LIMIT_BYTES // 2)
     for place, report in enumerate(reports, 1):
         title = f"{place}: {_html(report.original.name)} → {_html(report.result.name)}"
         before, after = f"\n<details><summary>{title}</summary>\n\n", "\n</details>\n"
-        left = LIMIT_BYTES - len((text + _CLOSING).encode())
+        left = LIMIT_BYTES - len((text + CLOSING).encode())
         share = left // (len(reports) - place + 1) - len((before + after).encode())
-        body = _fitted(_sections(report), share)
+        body = fitted(_sections(report), share)
         if not body:
-            return text + _CLOSING
+            return text + CLOSING
         text += before + body + after
     return text
 
 
-def _fitted(sections: Iterable[_Section], limit: int) -> str:
-    """The sections one behind the other, each with as many rows as fit; empty when not even the first one does."""
-    shown: list[str] = []
-    left, cut = limit - len(_CLOSING.encode()) - 1, False
-    for section in sections:
-        if not section.rows:
-            continue
-        lines = _lines_that_fit(section, left)
-        cut |= lines < len(section.rows)
-        if lines:
-            shown.append(_text(section, lines))
-            left -= len(shown[-1].encode()) + 2
-        elif not shown:
-            return ""
-    return "\n\n".join(shown) + "\n" + (_CLOSING if cut else "")
-
-
-def _lines_that_fit(section: _Section, limit: int) -> int:
-    """How many rows of the section fit into so many bytes, together with the line about the others."""
-    used = len((section.before + section.after + section.more).encode()) + 10
-    for count, row in enumerate(section.rows):
-        used += len(row.encode()) + 1
-        if used > limit:
-            return count
-    return len(section.rows)
-
-
-def _text(section: _Section, lines: int) -> str:
-    rows, missing = list(section.rows[:lines]), len(section.rows) - lines
-    if missing:
-        rows.append(section.more.format(f"{missing:,}"))
-    return section.before + "\n".join(rows) + section.after
-
-
-def _sections(report: Report) -> Iterator[_Section]:
+def _sections(report: Report) -> Iterator[Section]:
     """What a report says, the most important first."""
-    yield _Section([_headline(report)])
-    yield _Section(
+    yield Section([_headline(report)])
+    yield Section(
         _comparison(report),
         "| | original | result | result / original |\n|---|---:|---:|---|\n",
         more="| … and {} more | | | |",
     )
     yield _gates(report.gates)
-    yield _Section([f"> ⚠️ {plain(note)}" for note in report.notes[:_MOST_ROWS]], more="> … and {} more")
+    yield Section([f"> ⚠️ {plain(note)}" for note in report.notes[:_MOST_ROWS]], more="> … and {} more")
     yield _passes(report.passes)
-    yield _details(
+    yield details(
         "What was tried",
         ["| " + " | ".join([code(text), *map(plain, cells)]) + " |" for text, *cells in alternative_rows(report)],
         "| tried | size | error | latency / cleaned up | |\n|---|---:|---:|---:|---|\n",
         "| … and {} more | | | | |",
     )
     yield _layers(report.layers)
-    yield _details("What was left alone, and why", list(_skips(report.passes)))
-    yield _details("How to rebuild it, and what it was measured with", _origin(report))
+    yield details("What was left alone, and why", list(_skips(report.passes)))
+    yield details("How to rebuild it, and what it was measured with", _origin(report))
 
 
 def _headline(report: Report) -> str:
@@ -148,15 +96,15 @@ def _comparison(report: Report) -> list[str]:
 def gate_section(gates: tuple[GateResult, ...]) -> str:
     """The gates as a table; empty when there are none."""
     section = _gates(gates)
-    return _text(section, len(section.rows)) if gates else ""
+    return section_text(section, len(section.rows)) if gates else ""
 
 
-def _gates(gates: tuple[GateResult, ...]) -> _Section:
+def _gates(gates: tuple[GateResult, ...]) -> Section:
     lines = [f"| {_GATE_MARKS[gate.status]} | {code(gate.gate)} | {plain(gate.reason)} |" for gate in gates]
-    return _Section(lines, "| | gate | figure |\n|---|---|---|\n", more="| … and {} more | | |")
+    return Section(lines, "| | gate | figure |\n|---|---|---|\n", more="| … and {} more | | |")
 
 
-def _passes(passes: tuple[PassRecord, ...]) -> _Section:
+def _passes(passes: tuple[PassRecord, ...]) -> Section:
     """What each pass did; the idle ones share the last row."""
     busy = [record for record in passes if record.status != "unchanged"]
     idle = list(dict.fromkeys(code(record.text) for record in passes if record.status == "unchanged"))[:_MOST_ROWS]
@@ -166,10 +114,10 @@ def _passes(passes: tuple[PassRecord, ...]) -> _Section:
         for record in busy
     ]
     head = "| | pass | effect | what it did |\n|---|---|---|---|\n"
-    return _Section(busy_lines + lines, head, more="| | … and {} more | | |")
+    return Section(busy_lines + lines, head, more="| | … and {} more | | |")
 
 
-def _layers(layers: tuple[LayerFacts, ...]) -> _Section:
+def _layers(layers: tuple[LayerFacts, ...]) -> Section:
     """The largest layers."""
     ranked = sorted(layers, key=lambda layer: -max(layer.original_bytes or 0, layer.result_bytes or 0))
     lines = [
@@ -178,7 +126,7 @@ def _layers(layers: tuple[LayerFacts, ...]) -> _Section:
         for layer in ranked[:_MOST_LAYERS]
     ]
     head = "| layer | operator | original | result | error of its output |\n|---|---|---:|---:|---:|\n"
-    return _details(f"The largest of {len(layers)} layers", lines, head, "| … and {} more | | | | |")
+    return details(f"The largest of {len(layers)} layers", lines, head, "| … and {} more | | | | |")
 
 
 def _bytes(size: int | None) -> str:
@@ -197,11 +145,7 @@ def _origin(report: Report) -> list[str]:
     return [f"{recipe}{preset}; input SHA-256 {report.original.sha256[:12]}…; {plain(environment(report))}"]
 
 
-def _details(title: str, rows: list[str], head: str = "", more: str = "- … and {} more") -> _Section:
-    return _Section(rows, f"<details><summary>{title}</summary>\n\n{head}", "\n\n</details>", more)
-
-
-def _overview(reports: Sequence[Report]) -> _Section:
+def _overview(reports: Sequence[Report]) -> Section:
     lines = [
         f"| {line.place} | {code(f'{line.original} → {line.result}')} | {code(line.recipe)} | {line.size} "
         f"| {line.size_share} | {line.latency} | {line.error} | {line.accuracy} |"
@@ -209,7 +153,7 @@ def _overview(reports: Sequence[Report]) -> _Section:
     ]
     head = "| | model | recipe | size | of original | latency, result / original | relative error | accuracy |\n"
     head += "|---:|---|---|---:|---:|---|---:|---|\n"
-    return _Section(lines, f"### {len(reports)} compressions\n\n{head}", more="| | … and {} more | | | | | | |")
+    return Section(lines, f"### {len(reports)} compressions\n\n{head}", more="| | … and {} more | | | | | | |")
 
 
 def _html(text: str) -> str:

@@ -62,7 +62,7 @@ def test_evaluations_benches_and_comparisons_are_written_as_markdown(
         assert output.read_text(encoding="utf-8") == texts[kind]
         refused = run_failing("report", file, "-o", tmp_path / "p.html")
         assert refused.code == 3
-        assert f"{kind}.json is a saved {kind}: pages are made of compressions only" in refused.err
+        assert f"{kind}.json is a saved {kind}: .html is made of compressions and batches only" in refused.err
     both = tmp_path / "both.md"
     run_ok("report", saved[0], tmp_path / "evaluation.json", "-o", both)
     assert both.read_text(encoding="utf-8").endswith(f"\n{texts['evaluation']}")
@@ -73,7 +73,7 @@ def test_refuses_what_it_cannot_read_or_write(run_failing: Run, saved: tuple[Pat
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "there.html").write_text("mine", encoding="utf-8")
     for arguments, code, message in (
-        ([saved[0], "-o", tmp_path / "page.pdf"], 2, "must end in .html or .md"),
+        ([saved[0], "-o", tmp_path / "page.pdf"], 2, "must end in .html, .md or .csv"),
         ([saved[0], "-o", tmp_path / "there.html"], 6, "--force"),
         ([tmp_path / "none.json", "-o", tmp_path / "p.html"], 6, "none.json"),
         ([saved[0], tmp_path / "damaged.json", "-o", tmp_path / "p.html"], 3, "damaged.json: this report is not valid"),

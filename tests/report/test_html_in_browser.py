@@ -33,14 +33,18 @@ FRAME = """<!DOCTYPE html><html><head><title></title></head><body>
 """The page in a frame, which may be narrower than a browser's window, and a probe that tells what it looks like."""
 
 
-def opened(page: str, folder: Path, width: int) -> tuple[str, str, str]:
-    """What the probe found, the page's text as it is shown, and what the browser logged."""
-    frame = FRAME.format(width=width, page=html.escape(page))
-    (folder / "frame.html").write_text(frame, encoding="utf-8")
+def dumped(page: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A page as it stands in the browser once its scripts have run, and what the browser logged."""
+    (folder / "frame.html").write_text(page, encoding="utf-8")
     assert CHROMIUM is not None
     command = [CHROMIUM, *OPTIONS, f"--user-data-dir={folder / 'profile'}", "--window-size=1400,900", "--dump-dom"]
     address = (folder / "frame.html").as_uri()
-    result = subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run([*command, address], capture_output=True, text=True, timeout=120, check=True)
+
+
+def opened(page: str, folder: Path, width: int) -> tuple[str, str, str]:
+    """What the probe found, the page's text as it is shown, and what the browser logged."""
+    result = dumped(FRAME.format(width=width, page=html.escape(page)), folder)
     title, text = re.search(r"<title>(.*?)</title>", result.stdout), re.search(r'data-text="([^"]*)"', result.stdout)
     assert title is not None
     assert text is not None

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from onnxshrink.passes.base import Skip
-from onnxshrink.report.markdown import LIMIT_BYTES, overview_to_markdown, to_markdown
+from onnxshrink.report.markdown import overview_to_markdown, to_markdown
+from onnxshrink.report.markdown_sections import LIMIT_BYTES
 from onnxshrink.report.report import Report
 from tests.report.example import example_report, unmeasured_report
 

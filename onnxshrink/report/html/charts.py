@@ -15,11 +15,13 @@ from onnxshrink.report.layers import WeightHistogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 _WIDTH, _HEIGHT = 400, 230
 _SMALL_WIDTH, _SMALL_HEIGHT = 220, 110
 _LATENCY_BINS = 40
 _MOST_DOTS = 400
+_SHARE_BINS = 40
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def layer_errors(numbers: Sequence[int], errors: Sequence[float], name: str) -> 
         axes.set_xlabel("layer, from input to output")
         axes.set_ylabel("relative error of its output")
         axes.margins(x=0.02)
-        _whole_ticks(axes)
+        _whole_ticks(axes.xaxis)
         return inline_svg(drawn, name, "Relative error of every layer's output, from input to output")
 
 
@@ -136,6 +138,38 @@ def scatter(dots: Sequence[Dot], name: str, x_label: str, y_label: str) -> str:
         return inline_svg(drawn, name, f"Scatter plot: {x_label} against {y_label}")
 
 
+def share_histogram(shares: Sequence[float], name: str) -> str:
+    """How many models ended at which share of their size; the line is the median."""
+    with figure(_WIDTH, _HEIGHT) as drawn:
+        axes = drawn.add_subplot()
+        percent = 100 * np.asarray(shares)
+        high = max(100.0, float(percent.max()))
+        counts, edges = np.histogram(percent, bins=min(_SHARE_BINS, max(10, len(shares))), range=(0, high))
+        axes.stairs(counts, edges, fill=True, color=COLOURS["result"], alpha=0.6)
+        axes.axvline(float(np.median(percent)), color=COLOURS["text"], linewidth=1.5)
+        axes.set_xlabel("size, % of the original (line: median)")
+        axes.set_ylabel("models")
+        axes.set_xlim(0, high)
+        _whole_ticks(axes.yaxis)
+        return inline_svg(drawn, name, "Histogram of the models' sizes as a share of their originals'")
+
+
+def cloud(points: Sequence[tuple[float, float]], name: str, x_label: str, y_label: str) -> str:
+    """Many dots without names, the second of each on a logarithmic scale; thinned out when there are very many."""
+    positive = [y for _, y in points if 0 < y < math.inf]
+    floor = min(positive, default=1e-6) / 2
+    shown = np.array([(x, max(y, floor)) for x, y in points if y < math.inf])
+    shown = shown[:: math.ceil(len(shown) / _MOST_DOTS)]
+    with figure(_WIDTH, _HEIGHT) as drawn:
+        axes = drawn.add_subplot()
+        axes.plot(shown[:, 0], shown[:, 1], "o", color=COLOURS["result"], markersize=4, alpha=0.6)
+        _logarithmic(axes, floor, 2 * max(positive, default=1.0))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.margins(x=0.05)
+        return inline_svg(drawn, name, f"Scatter plot: {x_label} against {y_label}")
+
+
 def pareto_front(dots: Sequence[Dot]) -> list[Dot]:
     """The dots than which no other is smaller on one axis and no larger on the other, by ``x``."""
     front: list[Dot] = []
@@ -161,7 +195,7 @@ def _logarithmic(axes: Axes, low: float, high: float) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
-def _whole_ticks(axes: Axes) -> None:
+def _whole_ticks(axis: Axis) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_locator(MaxNLocator(integer=True))

@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 def check_installed() -> None:
     """OnnxShrinkError that names the extra, before any work is done, when its libraries are missing."""
+    if not pages_are_possible():
+        raise missing_extra()
+
+
+def pages_are_possible() -> bool:
+    """Whether the libraries of the extra are there."""
     from importlib.util import find_spec
 
-    if find_spec("matplotlib") is None or find_spec("jinja2") is None:
-        raise missing_extra()
+    return find_spec("matplotlib") is not None and find_spec("jinja2") is not None
 
 
 def to_html(report: Report) -> str:
@@ -30,9 +35,15 @@ def to_html(report: Report) -> str:
     Raises:
         OnnxShrinkError: matplotlib or jinja2 is not installed.
     """
-    environment = _environment()
-    return environment.get_template("page.html").render(
-        title=f"{report.original.name} → {report.result.name}", runs=[run_view(report, "run-1")], lines=(), charts=()
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=f"{report.original.name} → {report.result.name}",
+            runs=[run_view(report, "run-1")],
+            lines=(),
+            charts=(),
+        )
     )
 
 
@@ -42,12 +53,15 @@ def overview_to_html(reports: Sequence[Report]) -> str:
     Raises:
         OnnxShrinkError: matplotlib or jinja2 is not installed.
     """
-    environment = _environment()
-    return environment.get_template("page.html").render(
-        title=f"{len(reports)} compressions",
-        runs=[run_view(report, f"run-{place}") for place, report in enumerate(reports, 1)],
-        lines=overview_lines(reports),
-        charts=_overview_charts(reports),
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=f"{len(reports)} compressions",
+            runs=[run_view(report, f"run-{place}") for place, report in enumerate(reports, 1)],
+            lines=overview_lines(reports),
+            charts=_overview_charts(reports),
+        )
     )
 
 
@@ -70,7 +84,7 @@ def _overview_charts(reports: Sequence[Report]) -> tuple[str, ...]:
     return tuple(drawn)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """Templates in which everything is escaped unless it is a chart of ours."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
