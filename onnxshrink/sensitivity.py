@@ -150,7 +150,7 @@ def measure_sensitivity(
             inputs = session.inputs
         samples = calibration = _dataset(data, inputs, data_config, source)
         if calibration_data is not None:
-            calibration = _dataset(calibration_data, inputs, data_config, source)
+            calibration = _dataset(calibration_data, inputs, data_config, source, label_optional=True)
         for line in dict.fromkeys(samples.explanation + calibration.explanation):
             warn(line)
         count = calibration_samples or default_samples(inputs)
@@ -195,10 +195,17 @@ def _quantizer(recipe: Recipe, position: int) -> QuantizeStatic:
     return quantizer
 
 
-def _dataset(data: DataLike, inputs: Sequence[TensorSpec], config: ConfigLike | None, source: Source) -> Dataset:
+def _dataset(
+    data: DataLike,
+    inputs: Sequence[TensorSpec],
+    config: ConfigLike | None,
+    source: Source,
+    *,
+    label_optional: bool = False,
+) -> Dataset:
     if isinstance(data, Dataset) and data.synthetic:
         raise DataError("sensitivity needs real samples: made-up inputs say nothing about it")
-    return read_data(data, inputs, config, model=source.path)
+    return read_data(data, inputs, config, model=source.path, label_optional=label_optional)
 
 
 def _quantized(

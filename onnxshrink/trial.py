@@ -82,7 +82,7 @@ def prepare_trial(
         again = session.run(feeds[0])
         others = samples
         if calibration.data is not None:
-            others = _samples(calibration.data, config, source, session, seed=0, batch_size=1)
+            others = read_data(calibration.data, session.inputs, config, model=source.path, label_optional=True)
         count = calibration.samples or calibration_samples(session.inputs)
         runs = _calibration_runs(calibration, count, others, session, settings)
     deterministic = agreement_of(reference[:1], [again]).equal_share == 1

@@ -168,7 +168,7 @@ def _data(
             feeds = feeds_of(samples, session.inputs, CHECK_SAMPLES)
             _refuse_other(feeds_digest(feeds), made.data_sha256, samples, name, "--data")
         if made.calibration_sha256 is not None and wanted is not None:
-            calibration = read_data(wanted, session.inputs, config, model=file)
+            calibration = read_data(wanted, session.inputs, config, model=file, label_optional=True)
             feeds = feeds_of(calibration, session.inputs, made.calibration_samples)
             option = "--data" if calibration_data is None else "--calibration-data"
             _refuse_other(feeds_digest(feeds), made.calibration_sha256, calibration, name, option)

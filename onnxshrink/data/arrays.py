@@ -65,6 +65,7 @@ def arrays_as_dataset(
 ) -> Dataset:
     """The data set of arrays that hold all samples."""
     arrays, order_notes = named_by_order(arrays, inputs)
+    config = config.among(arrays)
     named = dict(arrays)
     for spec in inputs:
         array = config.of(spec.name).array_name
@@ -150,6 +151,7 @@ class _FileSamples(Chained):
 
     def stored_labels(self, config: DataConfig, origin: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
         """The labels that the files themselves hold."""
+        config = config.among(self._arrays(0))
         name = config.label_name or LABEL
         if config.label is False or name in {spec.name for spec in self._inputs} or name not in self._arrays(0):
             if config.label_name:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ class DataConfig:
         remainder: what happens to the last values that fill no frame: pad (with zeros) or drop.
         allow_nan: whether NaN, and an empty cell, is a value like others.
         every: what holds for all inputs; ``inputs``: for one, by name.
+        label_optional: whether data without the array or column of ``label`` has no labels, instead of being wrong.
     """
 
     origin: str = ""
@@ -125,6 +126,7 @@ class DataConfig:
     every: InputConfig = InputConfig()
     inputs: Mapping[str, InputConfig] | None = None
     given: tuple[str, ...] = ()
+    label_optional: bool = False
 
     def of(self, name: str) -> InputConfig:
         """What holds for the input ``name``."""
@@ -134,6 +136,11 @@ class DataConfig:
     def label_name(self) -> str | None:
         """The name of the labels, where the user gave one."""
         return self.label if isinstance(self.label, str) else None
+
+    def among(self, names: Iterable[str]) -> DataConfig:
+        """The same for data with these arrays or columns: without labels where they may be missing, and are."""
+        missing = self.label_optional and self.label_name is not None and self.label_name not in names
+        return replace(self, label=None) if missing else self
 
     def check(self, kind: str, inputs: list[str]) -> None:
         """Refuse fields that say nothing about this kind of data, and inputs that the model does not have."""

@@ -30,6 +30,7 @@ def read_data(
     *,
     model: Path | None = None,
     label: str | None = None,
+    label_optional: bool = False,
 ) -> Dataset:
     """Samples for a model with these inputs, of whatever the user has.
 
@@ -39,6 +40,7 @@ def read_data(
         config: a TOML file; None: the one beside or inside the data, if there is one.
         model: the model's file, for what may lie beside it.
         label: the array or column with the labels, whatever the config says.
+        label_optional: take data without it as data without labels.
 
     Raises:
         FileAccessError: a file cannot be read.
@@ -51,6 +53,8 @@ def read_data(
             )
         return data.fitted_to(inputs)
     said = config if isinstance(config, DataConfig) or config is None else read_config(Path(config))
+    if said is not None:
+        said = replace(said, label_optional=label_optional)
     names = [spec.name for spec in inputs]
     if isinstance(data, Mapping):
         from onnxshrink.data.arrays import arrays_as_dataset
@@ -68,7 +72,7 @@ def read_data(
         said.check("function", names)
         return _with_constants(_of_function(data, _fed(inputs, said), said), inputs, said)
     path = Path(data)
-    said = _with_label(said or find_config(path), label)
+    said = _with_label(said or replace(find_config(path), label_optional=label_optional), label)
     files = find_files(path)
     kind = _kind(files, inputs, said)
     said.check(kind, names)

@@ -47,6 +47,7 @@ def read_table(files: DataFiles, inputs: Sequence[TensorSpec], config: DataConfi
         DataError: columns that do not fit the inputs, or cells that are no values of their types.
     """
     table = Table(files, config)
+    config = config.among(table.columns)
     label, assigned, notes = assign_columns(table.columns, inputs, config, origin)
     if table.without_header:
         notes += (f"{origin} starts with numbers: its columns are called 1 to {len(table.columns)}",)

@@ -108,6 +108,7 @@ def read_text(
         DataError: no tokenizer, no column with texts, or inputs that take no tokens.
     """
     table = Table(files, config)
+    config = config.among(table.columns)
     label = _label_column(table, config, origin)
     if takes_text(inputs):
         text, _ = _text_columns(table, config, origin)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onnxshrink.data.config import DataConfig, InputConfig, find_config, read_config
+from onnxshrink.data.read import read_data
 from onnxshrink.errors import DataError, FileAccessError
+from onnxshrink.measure.session import TensorSpec
 from tests.data.sources import config
 
 
@@ -88,3 +91,24 @@ def test_a_config_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="is not a text file"):
         read_config(tmp_path / "bad.toml")
+
+
+def test_calibration_data_needs_no_labels(tmp_path: Path) -> None:
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    np.savez(tmp_path / "calib.npz", x=rows)
+    (tmp_path / "calib.csv").write_text("a,b\n0,1\n2,3\n4,5\n")
+    (tmp_path / "parts").mkdir()
+    for index in range(2):
+        np.savez(tmp_path / "parts" / f"{index}.npz", x=rows)
+    said = DataConfig(label="score")
+    for name in ("calib.npz", "calib.csv", "parts"):
+        found = read_data(tmp_path / name, [TensorSpec("x", "tensor(float)", ("n", 2))], said, label_optional=True)
+        assert found.labels is None
+        with pytest.raises(DataError, match="score"):
+            read_data(tmp_path / name, [TensorSpec("x", "tensor(float)", ("n", 2))], said)
+    assert (
+        read_data(
+            {"x": rows, "score": rows[:, 0]}, [TensorSpec("x", "tensor(float)", ("n", 2))], said, label_optional=True
+        ).labels
+        is not None
+    )
