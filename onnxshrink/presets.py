@@ -43,7 +43,7 @@ class Preset:
 _PACKED = "pack-weights,drop-unused{names=auto,docs=true,defaults=true}"
 _STORE_REST = f"quantize-weights,{_PACKED}"
 
-_FEWER_BITS = (_STORE_REST, *(f"choose-bits{{bits={bits}}},{_PACKED}" for bits in (6, 5, 4, 3.5, 3, 2.5, 2)))
+_FEWER_BITS = (_STORE_REST, *(f"choose-bits{{bits={bits}}},{_PACKED}" for bits in (7, 6, 5, 4, 3.5, 3, 2.5, 2)))
 """Few values first, then their smallest form, as in Deep Compression (Han et al. 2016,
 https://arxiv.org/abs/1510.00149). Its pruning in front of them gave larger files at the same loss."""
 

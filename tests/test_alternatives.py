@@ -205,11 +205,11 @@ def test_bits_go_down_until_too_much_is_lost(preset: str, max_drop: float | None
         max_drop=max_drop,
     )
     allowed = 0.02 if max_drop is None else max_drop
-    bits = ("6.0", "5.0", "4.0", "3.5", "3.0", "2.5", "2.0")
+    bits = ("7.0", "6.0", "5.0", "4.0", "3.5", "3.0", "2.5", "2.0")
     ladder = ["quantize-weights", *(f"choose-bits{{bits={width}}}" for width in bits)]
     tried = [ladder.index(one.text.split(",")[0]) for one in report.alternatives]
     holds = [one.failure is None and (one.drop or 0) <= allowed for one in report.alternatives]
-    assert tried[0] == 3
+    assert tried[0] == 4
     assert len(tried) <= 4
     for index, rung in enumerate(tried[1:], 1):
         assert all(rung > before if held else rung < before for before, held in zip(tried, holds[:index], strict=False))

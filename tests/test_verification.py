@@ -109,7 +109,7 @@ def test_a_pass_that_was_undone_is_not_in_the_record(tmp_path: Path, monkeypatch
     """The weights of this model do not survive int8 within the limit that is set here."""
     source = tmp_path / "m.onnx"
     save_model(model_from_text(TINY, w=WEIGHT), source)
-    monkeypatch.setattr("onnxshrink.shrink.find_preset", _strict_preset)
+    monkeypatch.setattr("onnxshrink.plan.find_preset", _strict_preset)
     report = compress(source, tmp_path / "o.onnx", preset="strict", measure=False)
     assert [record.status for record in report.passes] == ["undone", "unchanged"]
     assert report.recipe == "quantize-weights,drop-unused"

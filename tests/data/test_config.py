@@ -13,6 +13,8 @@ from onnxshrink.errors import DataError, FileAccessError
 from onnxshrink.measure.session import TensorSpec
 from tests.data.sources import config
 
+SPEC = TensorSpec("x", "tensor(float)", ("n", 2))
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -102,13 +104,8 @@ def test_calibration_data_needs_no_labels(tmp_path: Path) -> None:
         np.savez(tmp_path / "parts" / f"{index}.npz", x=rows)
     said = DataConfig(label="score")
     for name in ("calib.npz", "calib.csv", "parts"):
-        found = read_data(tmp_path / name, [TensorSpec("x", "tensor(float)", ("n", 2))], said, label_optional=True)
+        found = read_data(tmp_path / name, [SPEC], said, label_optional=True)
         assert found.labels is None
         with pytest.raises(DataError, match="score"):
-            read_data(tmp_path / name, [TensorSpec("x", "tensor(float)", ("n", 2))], said)
-    assert (
-        read_data(
-            {"x": rows, "score": rows[:, 0]}, [TensorSpec("x", "tensor(float)", ("n", 2))], said, label_optional=True
-        ).labels
-        is not None
-    )
+            read_data(tmp_path / name, [SPEC], said)
+    assert read_data({"x": rows, "score": rows[:, 0]}, [SPEC], said, label_optional=True).labels is not None
