@@ -148,7 +148,7 @@ def is_gone(process: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("how", ["killed", "retired", "closed"])
+@pytest.mark.parametrize("how", ["killed", "closed"])
 def test_the_jobs_of_a_worker_that_is_lost_are_done_by_another(how: str, folder: Path, tmp_path: Path) -> None:
     told = Told()
     given = jobs(tmp_path, 8)
@@ -162,12 +162,7 @@ def test_the_jobs_of_a_worker_that_is_lost_are_done_by_another(how: str, folder:
             (address,) = [
                 one for one, tasks in client.processing().items() if any("sub/0.onnx" in key for key in tasks)
             ]
-            if how == "killed":
-                os.kill(parents[address], signal.SIGKILL)
-            elif how == "closed":
-                os.kill(parents[address], signal.SIGTERM)
-            else:
-                client.retire_workers([address])
+            os.kill(parents[address], signal.SIGKILL if how == "killed" else signal.SIGTERM)
             until(lambda: is_gone(first))
             (folder / "go").touch()
 
