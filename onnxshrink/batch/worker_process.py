@@ -215,5 +215,5 @@ def _environment(threads: int, folder: Path) -> Mapping[str, str]:
         **dict.fromkeys(_LIBRARY_THREADS, str(threads)),
         THREADS_VARIABLE: str(threads),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "TMPDIR": str(folder),
+        **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)),
     }
