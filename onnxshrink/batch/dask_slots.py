@@ -33,6 +33,10 @@ MUST_MATCH = ("onnxshrink", "onnxruntime")
 _CLOSING_SECONDS = 10.0
 
 
+class WorkerStoppedError(Exception):
+    """The Dask worker was told to stop while it had the job, as when its machine is taken back: others can do it."""
+
+
 class Slots(WorkerPlugin):
     """Is sent to every Dask worker, also to those that come later."""
 
@@ -146,7 +150,7 @@ class _Service:
         self._thread.join(_CLOSING_SECONDS)
 
     def _serve(self) -> None:
-        failure: BaseException = OnnxShrinkError("the Dask worker was told to stop")
+        failure: BaseException = WorkerStoppedError("the Dask worker was told to stop")
         try:
             for entry in self._workers.run(self._jobs()):
                 self._given -= 1

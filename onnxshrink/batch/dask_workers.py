@@ -43,6 +43,9 @@ _LOOK_SECONDS = 5.0
 _PER_THREAD = 2
 """Jobs that are given to the cluster at a time, for each of its threads: one at work, and one that comes next."""
 
+_MOST_TIMES = 10
+"""A job is not given more often to workers that are told to stop."""
+
 _INTERNAL_ERROR = 70
 
 
@@ -158,6 +161,8 @@ class _Run:
         """What became of a job; nothing when it is done once more."""
         from distributed import KilledWorker
 
+        from onnxshrink.batch.dask_slots import WorkerStoppedError
+
         given = self._given.pop(future.key)
         job = given.job
         if future.status == "cancelled":
@@ -172,6 +177,8 @@ class _Run:
             yield replace(entry, source=job.source, output=output, report=report)
         elif isinstance(error, OnnxShrinkError):
             raise error
+        elif isinstance(error, WorkerStoppedError) and given.times < _MOST_TIMES:
+            self._give(job, given.times + 1)
         elif isinstance(error, KilledWorker):
             begun = self._begun.get(job.name, 0)
             if begun <= error.allowed_failures and given.times <= error.allowed_failures:

@@ -33,7 +33,7 @@ _START_SECONDS = 300.0
 """A worker that has not imported its modules by then never will."""
 
 _KEPT_SHARE = 0.1
-"""Share of the memory limit that a worker may keep from earlier jobs; what it keeps counts against the next one."""
+"""Share of the memory limit that a worker may keep from earlier jobs, beside what the next one may take."""
 
 _KEPT_BYTES = 512 * MIB
 """The same where there is no limit."""
@@ -155,16 +155,10 @@ class LocalWorkers:
 
     def _ended(self, worker: WorkerProcess, entry: BatchEntry, resident: int | None) -> BatchEntry:
         entry = replace(entry, seconds=round(worker.seconds, 3))
-        worker.job = None
-        if self._has_kept_memory(worker, resident):
+        worker.is_done(resident)
+        if worker.kept_bytes > (_KEPT_BYTES if self._memory is None else self._memory * _KEPT_SHARE):
             self._discard(worker)
         return entry
-
-    def _has_kept_memory(self, worker: WorkerProcess, resident: int | None) -> bool:
-        if resident is None or worker.fresh_bytes is None:
-            return False
-        allowed = _KEPT_BYTES if self._memory is None else self._memory * _KEPT_SHARE
-        return resident - worker.fresh_bytes > allowed
 
     def _gone(self, worker: WorkerProcess) -> Iterator[BatchEntry]:
         """A worker ended by itself, or was ended by somebody else."""
@@ -189,7 +183,7 @@ class LocalWorkers:
         taken = resident_by_group([worker.pid for worker in self._workers])
         self._next_look = time.monotonic() + max(_TICK_SECONDS, (time.monotonic() - start) / _LOOK_SHARE)
         for worker in tuple(self._workers):
-            if worker.job is not None and taken[worker.pid] > self._memory:
+            if worker.job is not None and taken[worker.pid] - worker.kept_bytes > self._memory:
                 yield self._end(worker, f"it took more than {self._memory // MIB} MiB (--memory) and was ended")
 
     def _end(self, worker: WorkerProcess, reason: str) -> BatchEntry:

@@ -43,6 +43,7 @@ class WorkerProcess:
         job: what it is at; None while it is idle.
         ready: whether it has said that it takes jobs.
         fresh_bytes: its memory when it was ready; None when unknown.
+        kept_bytes: what it has kept since of the memory of earlier jobs, which is not the next one's fault.
         waits: whether it waits for the machine to itself.
         last_words: once it has ended, the last line that it wrote on standard error.
     """
@@ -59,6 +60,7 @@ class WorkerProcess:
         self.job: Job | None = None
         self.ready = False
         self.fresh_bytes: int | None = None
+        self.kept_bytes = 0
         self.waits = False
         self.last_words = ""
         self._stopped = False
@@ -103,6 +105,12 @@ class WorkerProcess:
         """It is ready."""
         self.ready, self.fresh_bytes = True, resident_bytes
         self._set_clock()
+
+    def is_done(self, resident_bytes: int | None) -> None:
+        """It has nothing to do, and takes this much memory all the same."""
+        self.job = None
+        if resident_bytes is not None and self.fresh_bytes is not None:
+            self.kept_bytes = max(0, resident_bytes - self.fresh_bytes)
 
     def waits_for_slot(self) -> None:
         self.waits = True
@@ -207,5 +215,5 @@ def _environment(threads: int, folder: Path) -> Mapping[str, str]:
         **dict.fromkeys(_LIBRARY_THREADS, str(threads)),
         THREADS_VARIABLE: str(threads),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "TMPDIR": str(folder),
+        **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)),
     }

@@ -26,8 +26,6 @@ _LINES = (
     Line("output error", "error", "number", margin=0.05),
 )
 _LEVELS: dict[str, Reading] = {"share": "share", "dB": "decibels", "value": "number"}
-_SHARED_BY = 3
-"""A fact that changed alike for more models than this is told once for all."""
 
 
 @dataclass(frozen=True)
@@ -264,10 +262,7 @@ def _changed_facts(
         if before != after:
             models.setdefault((before, after), []).append(name)
     for change, names in models.items():
-        if len(names) > _SHARED_BY:
-            yield ChangedFact(f"{label} of {count_text(len(names))}", *change)
-        else:
-            yield from (ChangedFact(f"{label} of {name}", *change) for name in names)
+        yield ChangedFact(f"{label} of {listing(tuple(names), 2)}", *change)
 
 
 def _batch_changes(base: Batch, new: Batch) -> Iterator[ChangedFact]:

@@ -238,7 +238,7 @@ def test_no_worker_outlives_its_parent_be_it_stopped_or_not(tmp_path: Path) -> N
 def test_a_worker_that_keeps_memory_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxshrink.batch import local_workers
 
-    monkeypatch.setattr(local_workers, "_KEPT_BYTES", -(2**40))  # whatever it has is too much
+    monkeypatch.setattr(local_workers, "_KEPT_BYTES", -1)  # whatever it has is too much
     seen: list[int] = []
 
     class Watching:
@@ -283,3 +283,22 @@ def test_calibration_gets_a_part_of_what_a_worker_may_take(
     workers = LocalWorkers(1, tmp_path, memory_bytes=memory, calibration_bytes=calibration)
     job = job_for(tmp_path / "a.onnx", tmp_path / "b.onnx", settings=replace(QUICK, memory_bytes=said))
     assert workers._within_limits(job).settings.memory_bytes == expected
+
+
+def test_what_a_worker_has_kept_is_not_the_next_jobs_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxshrink.batch import local_workers
+
+    workers = LocalWorkers(1, tmp_path, memory_bytes=2**40)
+    entries = workers.run(jobs(tmp_path, "hang"))
+    taken = iter([2**40, 2**40 + 49, 2**40 + 51])
+    monkeypatch.setattr(local_workers, "resident_by_group", lambda groups: dict.fromkeys(groups, next(taken)))
+
+    class Keeper(local_workers.WorkerProcess):
+        def give(self, job: Job) -> None:
+            super().give(job)
+            self.kept_bytes = 50
+
+    monkeypatch.setattr(local_workers, "WorkerProcess", Keeper)
+    (entry,) = entries
+    assert "more than 1048576 MiB (--memory)" in entry.reason
+    assert next(taken, None) is None

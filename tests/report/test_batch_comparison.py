@@ -109,7 +109,7 @@ def test_what_changed_alike_for_many_is_told_once() -> None:
     base = example_batch(*(entry(name) for name in "abcd"))
     new = example_batch(*(entry(name, recipe="fold-batchnorm,pack-weights") for name in "abcd"), command="other")
     (recipe, command) = pairing(base, new).changes
-    assert (recipe.label, recipe.new) == ("recipe of 4 models", "fold-batchnorm,pack-weights")
+    assert (recipe.label, recipe.new) == ("recipe of a, b and 2 more", "fold-batchnorm,pack-weights")
     assert command.label == "command"
     assert "−quantize-weights, +pack-weights" in comparison_markdown(Comparison("b", (pairing(base, new),)))
 
