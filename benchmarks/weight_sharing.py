@@ -1,8 +1,8 @@
 """Weights on few values: metric and output error at equal bits, ours and onnxsim's, on a folder of float models.
 
 MODELS_DIR holds one folder per model with `model.onnx`, `calib.npz` and `evaluate.py` (prints the metric first). Every
-way gets the same 100 calibration samples. Errors are relative output errors on 36 further samples. The float model is
-cleaned up first (BatchNormalization folded); values are compared, not files.
+way gets the same calibration samples, 100, or of texts up to 512. Errors are relative output errors on 36 further
+samples. The float model is cleaned up first (BatchNormalization folded); values are compared, not files.
 
     python benchmarks/weight_sharing.py MODELS_DIR [--only NAME] [--venvs FOLDER]
         [--recipe TEXT]…
@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 from peers.feeds import write_feeds
 
 from onnxshrink.calibrated import CalibrationRuns, calibrated_context
-from onnxshrink.calibration.dataset import Dataset, Feed
+from onnxshrink.calibration.dataset import Dataset, Feed, calibration_samples, feeds_of
 from onnxshrink.graph.load import load_model
 from onnxshrink.graph.save import save_model
 from onnxshrink.graph.shapes import infer_shapes
@@ -35,7 +36,7 @@ from onnxshrink.passes.base import Context
 from onnxshrink.passes.quantize_static import prepare
 from onnxshrink.recipe import Recipe
 
-_SAMPLES, _HELD_OUT = 100, 36
+_HELD_OUT = 36
 _SETTINGS = SessionSettings(optimized=False, threads=2)
 _RECIPES = (
     *(
@@ -69,11 +70,11 @@ class Subject:
         model = load_model(folder / "model.onnx")
         with open_session(model, _SETTINGS) as session:
             specs = session.inputs
-        batches = Dataset.from_npz(folder / "calib.npz", specs).batches(specs, 1, _SAMPLES + _HELD_OUT)
-        feeds = [batch.feed for batch in batches]
+        count = min(calibration_samples(specs), len(np.load(folder / "calib.npz")[specs[0].name]) - _HELD_OUT)
+        feeds = list(feeds_of(Dataset.from_npz(folder / "calib.npz", specs), specs, count + _HELD_OUT))
         infer_shapes(model)
         prepare(model, Context(0, evaluate_constants))
-        return cls(folder, model, feeds[:_SAMPLES], feeds[_SAMPLES:])
+        return cls(folder, model, feeds[:count], feeds[count:])
 
     def metric(self, path: Path) -> str:
         command = [sys.executable, str(self.folder / "evaluate.py"), str(path), "--no-agreement"]
