@@ -188,6 +188,10 @@ def _write_with_data_file(model: ir.Model, path: Path) -> None:
     """Weights go to ``NAME.HASH.data``: a name of its own per content, so that replacing the model stays atomic."""
     data = path.with_name("data")
     ir.save(model, path, external_data=data.name, size_threshold_bytes=_SMALL_TENSOR_BYTES)
+    if not data.exists() or data.stat().st_size == 0:  # no tensor is large enough for a file of its own
+        data.unlink(missing_ok=True)
+        _write_inline(model, path)
+        return
     with data.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
     final = f"{path.name}.{digest}.data"

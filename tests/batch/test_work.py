@@ -50,7 +50,7 @@ def test_the_entry_has_the_figures_of_the_report(tmp_path: Path) -> None:
 def test_the_digest_of_an_entry_is_that_of_the_files(tmp_path: Path) -> None:
     for external in (False, True):
         settings = Settings(preset="lossless", measure=False, external_data=external)
-        entry = do(job_for(MLP / "model.onnx", tmp_path / f"{external}.onnx", settings=settings))
+        entry = do(job_for(SAMPLES / "digits_mlp/model.onnx", tmp_path / f"{external}.onnx", settings=settings))
         seen = look_at(Path(entry.output or ""))
         assert (seen.sha256, seen.bytes, seen.external) == (entry.result_sha256, entry.result_bytes, external)
 
