@@ -18,6 +18,7 @@ from onnxshrink.calibration.dataset import Dataset
 from onnxshrink.data.read import ConfigLike, DataLike
 from onnxshrink.errors import CheckError, DataError, FileAccessError, ModelError
 from onnxshrink.evidence import Comparison, Runtime, compare_models, model_facts
+from onnxshrink.graph.data_files import data_files
 from onnxshrink.graph.load import file_digest, load_model, uses_external_files, weight_bytes
 from onnxshrink.graph.save import StagedModel, stage_model
 from onnxshrink.graph.validity import complaint_of_checker
@@ -403,7 +404,7 @@ def _report(
 
 def _as_written(model: ir.Model, file: Path) -> ir.Model:
     """The model with its external data, if any, where ``file`` has it."""
-    return load_model(file) if uses_external_files(model) else model
+    return load_model(file) if uses_external_files(model) or data_files(file) else model
 
 
 def _notes(report: Report, trial: Trial | None, provenance_bytes: int) -> Iterator[str]:

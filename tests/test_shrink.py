@@ -187,9 +187,12 @@ def test_wrong_arguments() -> None:
 
 
 def test_external_data_goes_along(tmp_path: Path) -> None:
-    compress(CNN, tmp_path / "o.onnx", external_data=True, measure=False)
+    report = compress(CNN, tmp_path / "o.onnx", external_data=True, measure=False)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert len(names) == 2
+    assert list(report.result.size.files) == names
+    assert report.result.size.file_bytes == sum((tmp_path / name).stat().st_size for name in names)
+    assert report.result.sha256 == file_digest(tmp_path / "o.onnx", load_model(tmp_path / "o.onnx"))
     assert names[1].startswith("o.onnx.")
     (tmp_path / "moved").mkdir()
     for name in names:

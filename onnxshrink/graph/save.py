@@ -26,6 +26,7 @@ PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
 """A protobuf message ends at 2 GiB; what is larger needs external data. One MiB is left for the graph itself."""
 
 _SMALL_TENSOR_BYTES = 4096
+"""Smaller tensors stay in the model file: ONNX Runtime infers shapes from some, which it cannot from external data."""
 
 _INLINE_LIMIT_BYTES = 16 * 2**20
 """Models with more weight bytes are handed over as external data, which ONNX Runtime maps instead of copying."""
@@ -186,7 +187,11 @@ def _varint(number: int) -> bytes:
 def _write_with_data_file(model: ir.Model, path: Path) -> None:
     """Weights go to ``NAME.HASH.data``: a name of its own per content, so that replacing the model stays atomic."""
     data = path.with_name("data")
-    ir.save(model, path, external_data=data.name)
+    ir.save(model, path, external_data=data.name, size_threshold_bytes=_SMALL_TENSOR_BYTES)
+    if not data.exists() or data.stat().st_size == 0:  # no tensor is large enough for a file of its own
+        data.unlink(missing_ok=True)
+        _write_inline(model, path)
+        return
     with data.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
     final = f"{path.name}.{digest}.data"

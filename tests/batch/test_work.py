@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from onnxshrink.batch import work
+from onnxshrink.batch.digests import look_at
 from onnxshrink.batch.job import Job, Settings
 from onnxshrink.batch.work import compress_job
 from onnxshrink.errors import FileAccessError
@@ -44,6 +45,14 @@ def test_the_entry_has_the_figures_of_the_report(tmp_path: Path) -> None:
     assert [gate.status for gate in entry.gates] == ["passed", "failed"]
     assert entry.exit_code == 1
     assert entry.seconds > 0
+
+
+def test_the_digest_of_an_entry_is_that_of_the_files(tmp_path: Path) -> None:
+    for external in (False, True):
+        settings = Settings(preset="lossless", measure=False, external_data=external)
+        entry = do(job_for(SAMPLES / "digits_mlp/model.onnx", tmp_path / f"{external}.onnx", settings=settings))
+        seen = look_at(Path(entry.output or ""))
+        assert (seen.sha256, seen.bytes, seen.external) == (entry.result_sha256, entry.result_bytes, external)
 
 
 def test_latency_alone_can_be_left_out(tmp_path: Path) -> None:

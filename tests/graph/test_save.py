@@ -15,6 +15,7 @@ from onnxshrink.errors import FileAccessError
 from onnxshrink.graph import save
 from onnxshrink.graph.load import load_model
 from onnxshrink.graph.save import save_model, serialized_bytes, stage_model
+from onnxshrink.measure.session import SessionSettings, open_session
 from tests.support import model_from_text, outputs
 
 TEXT = (
@@ -150,3 +151,27 @@ def test_weights_of_the_same_name_in_two_branches_both_count() -> None:
     for graph in model.graph.subgraphs():
         graph.register_initializer(ir.Value(name="w", const_value=ir.tensor(np.zeros((40, 40), np.float32), name="w")))
     assert abs(serialized_bytes(model) - len(ir.to_proto(model).SerializeToString())) <= 40
+
+
+def test_sizes_that_shapes_are_inferred_from_stay_in_the_model_file(tmp_path: Path) -> None:
+    """ONNX Runtime needs the values of ``sizes`` when it loads the model, and does not look for them elsewhere."""
+    text = '<ir_version: 8, opset_import: ["" : 13]> g (float[n,64] x) => (float[n,1] y) {'
+    names = ["y", *(f"y{index}" for index in range(1, 64))]
+    text += f" h = MatMul(x, w) {', '.join(names)} = Split <axis = 1> (h, sizes) }}"
+    model = model_from_text(text, w=WEIGHTS["w"], sizes=np.ones(64, np.int64))
+    save_model(model, tmp_path / "m.onnx", external=True)
+    stored = {
+        tensor.name: tensor for tensor in onnx.load(tmp_path / "m.onnx", load_external_data=False).graph.initializer
+    }
+    assert [name for name, tensor in stored.items() if tensor.external_data] == ["w"]
+    feeds = {"x": RNG.standard_normal((2, 64), np.float32)}
+    with open_session(tmp_path / "m.onnx", SessionSettings(optimized=False, threads=1)) as session:
+        np.testing.assert_array_equal(session.run(feeds)["y"], outputs(model, feeds)["y"])
+
+
+def test_small_weights_get_no_file_of_their_own(tmp_path: Path) -> None:
+    model = model_from_text(TEXT, w=np.eye(64, 64, dtype=np.float32)[:, :2], b=np.zeros(2, np.float32))
+    for name, external in (("a.onnx", False), ("b.onnx", True)):
+        save_model(model, tmp_path / name, external=external)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
