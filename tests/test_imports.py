@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "onnxshrink"
 
 LAYERS = (
-    ("errors", "atomic_files", "measured", "parent_death"),
+    ("errors", "atomic_files", "measured", "field_values", "parent_death"),
     ("numerics",),
     ("metrics",),
     ("graph",),

@@ -26,6 +26,7 @@ from onnxshrink.batch.digests import module_file
 from onnxshrink.batch.job import Settings
 from onnxshrink.batch.remote_files import is_url
 from onnxshrink.errors import FileAccessError, RecipeError
+from onnxshrink.field_values import choice, flag, integer, number, text
 from onnxshrink.passes.registry import nearest
 
 MANIFESTS = (".toml", ".jsonl")
@@ -85,12 +86,12 @@ def _toml(text: str, path: Path) -> tuple[Any, list[tuple[str, Any]]]:
 
 def _json_lines(text: str, path: Path) -> tuple[Any, list[tuple[str, Any]]]:
     models = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for place, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
-                models.append((f"line {number}", json.loads(line)))
+                models.append((f"line {place}", json.loads(line)))
             except ValueError as error:
-                raise RecipeError(f"{path}, line {number}: not valid JSON ({error})") from error
+                raise RecipeError(f"{path}, line {place}: not valid JSON ({error})") from error
     return {}, models
 
 
@@ -155,74 +156,34 @@ class _Reader:
         return value
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("text")
-    return value
-
-
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise ValueError("a list of texts")
     return tuple(value)
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
-def _integer(lowest: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-            raise ValueError(f"an integer from {lowest}")
-        return value
-
-    return read
-
-
-def _number(lowest: float, highest: float = float("inf")) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not lowest <= value <= highest:
-            limits = f" from {lowest:g}" + ("" if highest == float("inf") else f" to {highest:g}")
-            raise ValueError(f"a number{limits}")
-        return float(value)
-
-    return read
-
-
-def _choice(*names: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value not in names:
-            raise ValueError(f"one of {', '.join(names)}")
-        return str(value)
-
-    return read
-
-
 READERS: Mapping[str, Callable[[Any], Any]] = {
-    "preset": _text,
-    "recipe": _text,
-    "data": _text,
-    "data_config": _text,
-    "calibration_data": _text,
-    "calibration_samples": _integer(1),
-    "memory_bytes": _integer(1),
-    "metric": _text,
-    "goal": _choice("balanced", "speed", "size"),
-    "max_drop": _number(0, 1),
-    "max_load_ratio": _number(0.01),
-    "seed": _integer(0),
-    "measure": _flag,
-    "latency": _flag,
-    "threads": _integer(0),
-    "batch_size": _integer(1),
-    "latency_seconds": _number(0.1),
-    "external_data": _flag,
-    "run_large": _flag,
+    "preset": text,
+    "recipe": text,
+    "data": text,
+    "data_config": text,
+    "calibration_data": text,
+    "calibration_samples": integer(1),
+    "memory_bytes": integer(1),
+    "metric": text,
+    "goal": choice("balanced", "speed", "size"),
+    "max_drop": number(0, 1),
+    "max_load_ratio": number(0.01),
+    "seed": integer(0),
+    "measure": flag,
+    "latency": flag,
+    "threads": integer(0),
+    "batch_size": integer(1),
+    "latency_seconds": number(0.1),
+    "external_data": flag,
+    "run_large": flag,
     "custom_op_libs": _texts,
     "gates": _texts,
-    "gate_uncertain": _choice("warn", "pass", "fail"),
+    "gate_uncertain": choice("warn", "pass", "fail"),
 }
 """How each of the settings is read; ValueError says what it must be."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxshrink.errors import DataError, FileAccessError
+from onnxshrink.field_values import choice, flag, integer, text
 from onnxshrink.passes.registry import nearest
 
 FILE_NAME = "data.toml"
@@ -233,13 +234,13 @@ class _Reader:
     def line(self, key: str, path: tuple[str, ...]) -> str:
         """``, line 3`` for the line that sets a key of the table at ``path``; empty when it is not found."""
         table: tuple[str, ...] = ()
-        for number, text in enumerate(self._lines, 1):
-            header = re.match(r"\s*\[([^\[\]]+)\]", text)
+        for number, written in enumerate(self._lines, 1):
+            header = re.match(r"\s*\[([^\[\]]+)\]", written)
             if header:
                 table = tuple(part.strip().strip("\"'") for part in header.group(1).split("."))
                 if table == (*path, key):
                     return f", line {number}"
-            named = re.match(r"\s*([\w.\-\"']+)\s*=", text)
+            named = re.match(r"\s*([\w.\-\"']+)\s*=", written)
             if named and (*table, *(part.strip("\"'") for part in named.group(1).split("."))) == (*path, key):
                 return f", line {number}"
         return ""
@@ -253,14 +254,8 @@ class _Field:
     kinds: tuple[str, ...]
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("text")
-    return value
-
-
 def _path(value: Any) -> Path:
-    return Path(_text(value))
+    return Path(text(value))
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -270,36 +265,10 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
 def _label(value: Any) -> str | bool:
     if value is not False and not (isinstance(value, str) and value):
         raise ValueError("a name, or false")
     return value
-
-
-def _integer(lowest: int | None = None, highest: int | None = None) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        fits = isinstance(value, int) and not isinstance(value, bool)
-        if not fits or (lowest is not None and value < lowest) or (highest is not None and value > highest):
-            limits = "" if lowest is None else f" from {lowest}" + ("" if highest is None else f" to {highest}")
-            raise ValueError(f"an integer{limits}")
-        return int(value)
-
-    return read
-
-
-def _choice(*names: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value not in names:
-            raise ValueError(f"one of {', '.join(names)}")
-        return str(value)
-
-    return read
 
 
 def _size(value: Any) -> tuple[int, int]:
@@ -337,7 +306,7 @@ def _fraction(value: Any) -> tuple[float, float]:
 
 def _dtype(value: Any) -> str:
     try:
-        return str(np.dtype(_text(value)))
+        return str(np.dtype(text(value)))
     except (TypeError, ValueError):
         raise ValueError("the name of a numpy type such as float32") from None
 
@@ -356,39 +325,39 @@ _FILES = ("images", "audio", "arrays")
 _NUMBERS = ("arrays", "images", "table", "audio")
 
 _SHARED: Mapping[str, _Field] = {
-    "format": _Field(_choice(*KINDS[:-1]), KINDS),
+    "format": _Field(choice(*KINDS[:-1]), KINDS),
     "label": _Field(_label, KINDS[:-1]),
     "labels-file": _Field(_path, _FILES),
-    "label-offset": _Field(_integer(), KINDS[:-1]),
+    "label-offset": _Field(integer(), KINDS[:-1]),
     "classes": _Field(_texts, ("images", "audio", "arrays", "table", "text")),
-    "samples-per-label": _Field(_integer(1), KINDS[:-1]),
-    "delimiter": _Field(_text, ("table", "text")),
+    "samples-per-label": _Field(integer(1), KINDS[:-1]),
+    "delimiter": _Field(text, ("table", "text")),
     "tokenizer": _Field(_path, ("text",)),
-    "text": _Field(_text, ("text",)),
-    "pair": _Field(_text, ("text",)),
-    "pairs": _Field(_choice("together", "apart"), ("text",)),
-    "max-length": _Field(_integer(1), ("text", "audio")),
-    "padding": _Field(_choice("longest", "max-length"), ("text",)),
-    "pad-id": _Field(_integer(0), ("text",)),
-    "special-tokens": _Field(_flag, ("text",)),
-    "sample-rate": _Field(_integer(1), ("audio",)),
-    "hop": _Field(_integer(1), ("audio",)),
-    "remainder": _Field(_choice("pad", "drop"), ("audio",)),
-    "allow-nan": _Field(_flag, ("arrays", "table", "function")),
+    "text": _Field(text, ("text",)),
+    "pair": _Field(text, ("text",)),
+    "pairs": _Field(choice("together", "apart"), ("text",)),
+    "max-length": _Field(integer(1), ("text", "audio")),
+    "padding": _Field(choice("longest", "max-length"), ("text",)),
+    "pad-id": _Field(integer(0), ("text",)),
+    "special-tokens": _Field(flag, ("text",)),
+    "sample-rate": _Field(integer(1), ("audio",)),
+    "hop": _Field(integer(1), ("audio",)),
+    "remainder": _Field(choice("pad", "drop"), ("audio",)),
+    "allow-nan": _Field(flag, ("arrays", "table", "function")),
 }
 
 _ONE_INPUT: Mapping[str, _Field] = {
-    "array": _Field(_text, ("arrays",)),
+    "array": _Field(text, ("arrays",)),
     "columns": _Field(_texts, ("table", "arrays")),
-    "tokens": _Field(_choice("ids", "mask", "types", "positions"), ("text",)),
+    "tokens": _Field(choice("ids", "mask", "types", "positions"), ("text",)),
     "value": _Field(_constant, KINDS),
     "size": _Field(_size, ("images",)),
-    "fit": _Field(_choice("crop", "stretch", "pad", "none"), ("images",)),
-    "shorter-side": _Field(_integer(1), ("images",)),
-    "interpolation": _Field(_choice(*INTERPOLATIONS), ("images",)),
-    "pad-value": _Field(_integer(0, 255), ("images",)),
-    "layout": _Field(_choice("NCHW", "NHWC"), ("images",)),
-    "channels": _Field(_choice("RGB", "BGR", "RGBA", "gray"), ("images",)),
+    "fit": _Field(choice("crop", "stretch", "pad", "none"), ("images",)),
+    "shorter-side": _Field(integer(1), ("images",)),
+    "interpolation": _Field(choice(*INTERPOLATIONS), ("images",)),
+    "pad-value": _Field(integer(0, 255), ("images",)),
+    "layout": _Field(choice("NCHW", "NHWC"), ("images",)),
+    "channels": _Field(choice("RGB", "BGR", "RGBA", "gray"), ("images",)),
     "scale": _Field(_fraction, _NUMBERS),
     "mean": _Field(_numbers, _NUMBERS),
     "std": _Field(_divisors, _NUMBERS),
