@@ -97,7 +97,7 @@ class CalibrationRuns:
 
     def output_error(self, reference: ir.Model, model: ir.Model) -> float | None:
         """Root mean square of the outputs' relative L2 errors; None when no output has one."""
-        meter = AgreementMeter()
+        meter = AgreementMeter(variance=False)
         with open_session(reference, self.settings) as first, open_session(model, self.settings) as second:
             for feed in self.feeds[:_ERROR_SAMPLES]:
                 meter.add(first.run(feed), second.run(feed))

@@ -136,7 +136,7 @@ def _measure(
     forced: Session, probe: Session, injections: Sequence[_Injection], feeds: Sequence[Feed]
 ) -> dict[str, float]:
     means = _mean_errors(forced, injections, feeds)
-    meters = [AgreementMeter() for _ in injections]
+    meters = [AgreementMeter(variance=False) for _ in injections]
     for feed in feeds:
         local, expected = forced.run(feed), probe.run(feed)
         for injection, meter in zip(injections, meters, strict=True):

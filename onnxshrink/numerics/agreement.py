@@ -41,9 +41,13 @@ def class_scores(output: Any) -> np.ndarray | None:
 
 
 class AgreementMeter:
-    """Accumulates the outputs of both models; memory stays at one batch."""
+    """Accumulates the outputs of both models; memory stays at one batch.
 
-    def __init__(self) -> None:
+    ``variance``: whether the unexplained variance is measured, which keeps a sum of the outputs of one sample's size.
+    """
+
+    def __init__(self, *, variance: bool = True) -> None:
+        self._variance = variance
         self._samples = 0
         self._outputs: dict[str, _OutputMeter] = {}
 
@@ -55,7 +59,7 @@ class AgreementMeter:
         """
         self._samples += samples
         for name, output in original.items():
-            self._outputs.setdefault(name, _OutputMeter()).add(output, result[name], samples)
+            self._outputs.setdefault(name, _OutputMeter(self._variance)).add(output, result[name], samples)
 
     def agreement(self) -> Agreement:
         """The agreement over everything added so far."""
@@ -148,10 +152,10 @@ class _Energies:
 class _Means:
     """Means of each element over the samples, and from them the energy of what changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, usable: bool) -> None:
         self._total: np.ndarray | None = None
         self._samples = 0
-        self._usable = True
+        self._usable = usable
 
     def add(self, output: Any, samples: int) -> None:
         if not self._usable:
@@ -177,9 +181,9 @@ class _Means:
 
 
 class _OutputMeter:
-    def __init__(self) -> None:
+    def __init__(self, variance: bool) -> None:
         self.energies = _Energies()
-        self._means = _Means()
+        self._means = _Means(variance)
         self.elements = 0
         self.equal = 0
         self._rows = 0

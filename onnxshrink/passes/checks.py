@@ -86,7 +86,7 @@ class OutputCheck:
 
 def agreement_of(before: Outputs, after: Outputs) -> Agreement:
     """The agreement of two models' outputs on the same feeds."""
-    meter = AgreementMeter()
+    meter = AgreementMeter(variance=False)
     for reference, result in zip(before, after, strict=True):
         meter.add(reference, result)
     return meter.agreement()

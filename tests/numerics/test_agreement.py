@@ -204,3 +204,15 @@ def test_no_variance_where_there_is_one_sample_or_shapes_change() -> None:
     meter.add({"y": np.ones((1, 4), np.float32)}, {"y": np.ones((1, 4), np.float32)})
     assert meter.agreement().unexplained_variance is None
     assert agreement_of([x, x], [x, x]).unexplained_variance is None
+
+
+def test_variance_is_measured_where_it_is_wanted_only() -> None:
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    found = []
+    for wanted in (True, False):
+        meter = AgreementMeter(variance=wanted)
+        meter.add({"y": x}, {"y": x + 1}, 3)
+        found.append(meter.agreement())
+    assert found[0].unexplained_variance == pytest.approx(6 / (16 * 3 / 2))
+    assert found[1].unexplained_variance is None
+    assert found[0].relative_error == found[1].relative_error
