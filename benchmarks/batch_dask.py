@@ -29,9 +29,8 @@ from batch_faults import (
     kill_tree,
     make_models,
     problems,
+    single_runs,
 )
-
-from onnxshrink import compress
 
 HERE = Path(__file__).parent
 
@@ -68,12 +67,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, cluster(Path(name)) as (address, workers):
         folder = Path(name)
         broken = make_models(folder, arguments.models, arguments.seed)
-        expected = {}
-        for line in map(json.loads, (folder / "models.jsonl").read_text().splitlines()):
-            path = folder / line["path"]
-            if path.name not in broken:
-                compress(path, folder / "single.onnx", data=line.get("data"), measure=False, force=True)
-                expected[path.name] = (folder / "single.onnx").read_bytes()
+        expected = single_runs(folder, broken)
         output = folder / "out"
         command = [sys.executable, "-m", "onnxshrink", "batch", str(folder / "models.jsonl"), "-o", str(output)]
         command += ["--no-latency", "--scheduler", address]

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +158,17 @@ def problems(output: Path, expected: dict[str, bytes]) -> Iterator[str]:
             yield f"{entry['name']} is listed and not there"
 
 
+def single_runs(folder: Path, broken: Collection[str]) -> dict[str, bytes]:
+    """What ``compress`` makes of the good models that ``make_models`` put there, by name."""
+    expected = {}
+    for line in map(json.loads, (folder / "models.jsonl").read_text().splitlines()):
+        path = folder / line["path"]
+        if path.name not in broken:
+            compress(path, folder / "single.onnx", data=line.get("data"), measure=False, force=True)
+            expected[path.name] = (folder / "single.onnx").read_bytes()
+    return expected
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=100)
@@ -170,12 +181,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         broken = make_models(folder, arguments.models, arguments.seed)
-        expected = {}
-        for line in map(json.loads, (folder / "models.jsonl").read_text().splitlines()):
-            path = folder / line["path"]
-            if path.name not in broken:
-                compress(path, folder / "single.onnx", data=line.get("data"), measure=False, force=True)
-                expected[path.name] = (folder / "single.onnx").read_bytes()
+        expected = single_runs(folder, broken)
         output = folder / "out"
         command = [sys.executable, "-m", "onnxshrink", "batch", str(folder / "models.jsonl"), "-o", str(output)]
         command += ["--jobs", str(arguments.jobs), "--no-latency"]
