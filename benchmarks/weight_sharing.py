@@ -27,7 +27,7 @@ import onnx_ir as ir
 from peers.feeds import write_feeds
 
 from onnxshrink.calibrated import CalibrationRuns, calibrated_context
-from onnxshrink.calibration.dataset import Dataset, Feed, calibration_samples, feeds_of
+from onnxshrink.calibration.dataset import Dataset, Feed, default_calibration_samples, feeds_of
 from onnxshrink.graph.load import load_model
 from onnxshrink.graph.save import save_model
 from onnxshrink.graph.shapes import infer_shapes
@@ -70,7 +70,7 @@ class Subject:
         model = load_model(folder / "model.onnx")
         with open_session(model, _SETTINGS) as session:
             specs = session.inputs
-        count = min(calibration_samples(specs), len(np.load(folder / "calib.npz")[specs[0].name]) - _HELD_OUT)
+        count = min(default_calibration_samples(specs), len(np.load(folder / "calib.npz")[specs[0].name]) - _HELD_OUT)
         feeds = list(feeds_of(Dataset.from_npz(folder / "calib.npz", specs), specs, count + _HELD_OUT))
         infer_shapes(model)
         prepare(model, Context(0, evaluate_constants))

@@ -91,20 +91,18 @@ class Trials:
         data: samples to compare on, with labels where there are any.
         settings: of the sessions that are compared.
         batch_size: samples per run when latency is measured.
-        latency_seconds: time to spend on each latency.
+        latency_seconds: time to spend on each latency; None measures none, and all count as equally fast.
         seed: seeds the statistics.
         metrics: what the outputs are judged by, the first deciding; empty chooses by labels and outputs.
-        timed: whether latency is measured; what was not timed counts as equally fast.
     """
 
     runner: PassRunner
     data: Dataset
     settings: SessionSettings
     batch_size: int = 1
-    latency_seconds: float = 3.0
+    latency_seconds: float | None = 3.0
     seed: int = 0
     metrics: tuple[Metric, ...] = ()
-    timed: bool = True
 
 
 def choose(cleaned: ir.Model, recipes: Sequence[Recipe], trials: Trials, wish: Wish) -> Chosen:
@@ -180,7 +178,7 @@ def _with_rounding(one_pass: Pass, old: str, new: str) -> Pass:
 def _with_float_regions(one: _Tried, bench: _Bench) -> _Tried | None:
     """A static alternative with the layers in float that should be faster so; None when there are no such layers."""
     position = _static_position(one.recipe)
-    if position is None or one.facts.failure is not None or not bench.timed:
+    if position is None or one.facts.failure is not None:
         return None
     names = bench.layers_for_float(Recipe(one.recipe.passes[: position + 1]))
     return bench.attempt(leaving_in_float(one.recipe, names)) if names else None
@@ -213,7 +211,6 @@ class _Bench:
         self._trials, self._cleaned, self._folder = trials, cleaned, folder
         self._original = _saved(cleaned, folder / "float.onnx")
         self._count = 0
-        self.timed = trials.timed
 
     def attempt(self, recipe: Recipe) -> _Tried | None:
         """The recipe's result, measured; None when its first pass had nothing to do: that is another alternative."""
@@ -232,7 +229,9 @@ class _Bench:
         return _Tried(model, recipe, records, facts)
 
     def layers_for_float(self, recipe: Recipe) -> tuple[str, ...]:
-        """The layers that a profile of the recipe's result shows to be better left in float."""
+        """The layers that a profile of the recipe's result shows to be better left in float; none untimed."""
+        if self._trials.latency_seconds is None:
+            return ()
         self._trials.runner.progress("profiling")
         quantized, _ = self._trials.runner.run(self._cleaned, recipe)
         with open_session(self._original, self._trials.settings) as session:
@@ -257,7 +256,7 @@ class _Bench:
             relative_error=outputs.agreement.relative_error,
             drop=relative_drop(outputs.agreement, next(iter(outputs.accuracies), None)),
         )
-        if not trials.timed:
+        if trials.latency_seconds is None:
             return facts
         latency, _ = measure_latency((self._original, path), feed, trials.settings, trials.latency_seconds)
         return replace(

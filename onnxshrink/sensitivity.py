@@ -18,8 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxshrink.calibrated import CalibrationRuns, calibrated_context
-from onnxshrink.calibration.dataset import Dataset, Feed, feeds_of
-from onnxshrink.calibration.dataset import calibration_samples as default_samples
+from onnxshrink.calibration.dataset import Dataset, Feed, default_calibration_samples, feeds_of
 from onnxshrink.calibration.layer_errors import combined_error, exclusions, measure_layer_errors
 from onnxshrink.data.read import ConfigLike, DataLike, read_data
 from onnxshrink.errors import DataError, ModelError, RecipeError
@@ -153,7 +152,7 @@ def measure_sensitivity(
             calibration = _dataset(calibration_data, inputs, data_config, source, label_optional=True)
         for line in dict.fromkeys(samples.explanation + calibration.explanation):
             warn(line)
-        count = calibration_samples or default_samples(inputs)
+        count = calibration_samples or default_calibration_samples(inputs)
         runs = CalibrationRuns(feeds_of(calibration, inputs, count), settings, memory_bytes)
         context = calibrated_context(seed, list(runs.feeds[:CHECK_SAMPLES]), settings, runs)
         cleaned = source.model

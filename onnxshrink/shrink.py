@@ -125,8 +125,8 @@ def compress(
             and outputs.
         goal: what a preset with alternatives chooses by, see :class:`onnxshrink.alternatives.Wish`; None:
             ``balanced``, or ``size`` for the presets that are about size.
-        max_drop: the share of the metric, or without labels of the agreement, that such a preset may lose; None: 1 %,
-            or what the preset says.
+        max_drop: the share of the metric, or without labels of the outputs' variance, that such a preset may lose;
+            None: 1 %, or what the preset says.
         max_load_ratio: load time of the result, as a multiple of the original's: ``pack-weights`` packs no tighter than
             it is estimated to allow, and what is measured is judged by a gate ``load<=…%``.
         seed: seeds every random choice, and synthetic inputs.
@@ -276,7 +276,7 @@ def _chosen(
     recipes = plan.alternatives
     if trial.calibration is None:
         recipes = tuple(recipe for recipe in recipes if not any(one_pass.needs_data for one_pass in recipe))
-    trials = Trials(runner, trial.data, settings, batch_size, seconds or 0.0, seed, metrics, timed=seconds is not None)
+    trials = Trials(runner, trial.data, settings, batch_size, seconds, seed, metrics)
     return choose(cleaned, recipes, trials, wish)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxshrink.calibrated import CalibrationRuns
-from onnxshrink.calibration.dataset import Dataset, calibration_samples, feeds_of
+from onnxshrink.calibration.dataset import Dataset, default_calibration_samples, feeds_of
 from onnxshrink.calibration.synthetic import synthetic_dataset
 from onnxshrink.data.read import ConfigLike, DataLike, read_data
 from onnxshrink.errors import ModelError
@@ -83,7 +83,7 @@ def prepare_trial(
         others = samples
         if calibration.data is not None:
             others = read_data(calibration.data, session.inputs, config, model=source.path, label_optional=True)
-        count = calibration.samples or calibration_samples(session.inputs)
+        count = calibration.samples or default_calibration_samples(session.inputs)
         runs = _calibration_runs(calibration, count, others, session, settings)
     deterministic = agreement_of(reference[:1], [again]).equal_share == 1
     check = OutputCheck(feeds, reference, plain, deterministic, rounding_tolerance(source.model), max_relative_error)

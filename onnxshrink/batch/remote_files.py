@@ -241,7 +241,7 @@ def _renamed(files: AbstractFileSystem, path: str) -> Iterator[str]:
                 files.rm_file(one)
         yield temporary
         files.mv(temporary, path)
-    except BaseException:
+    except BaseException:  # also on Ctrl-C
         with contextlib.suppress(Exception):
             files.rm_file(temporary)
         raise
@@ -256,7 +256,7 @@ def _told(what: str, url: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise FileAccessError(f"{url} does not exist") from error
-    except Exception as error:
+    except Exception as error:  # drivers raise what their libraries raise
         raise FileAccessError(f"cannot {what} {url}: {type(error).__name__}: {first_line(error)}") from error
 
 

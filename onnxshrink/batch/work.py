@@ -106,7 +106,7 @@ def _write_report(job: Job, report: Report) -> None:
     """The report, or neither it nor the result: what is there without an entry is nobody's."""
     try:
         write_text_atomically(Path(job.report), to_json(report) + "\n")
-    except BaseException:
+    except BaseException:  # also on Ctrl-C
         output = Path(job.output)
         for path in (output, *data_files(output)):
             path.unlink(missing_ok=True)

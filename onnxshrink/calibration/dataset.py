@@ -345,7 +345,7 @@ def feeds_of(data: Dataset, inputs: Sequence[TensorSpec], limit: int) -> Feeds:
     return Feeds(data, inputs, range(found // fixed))
 
 
-def calibration_samples(inputs: Sequence[TensorSpec]) -> int:
+def default_calibration_samples(inputs: Sequence[TensorSpec]) -> int:
     """How many samples calibrate a model when nobody says: more where one is a row of tokens than where it is an image.
 
     With 100 sentences instead of 512, second moments made an encoder at 3 bits lose 8 points instead of 1.

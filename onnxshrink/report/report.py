@@ -110,7 +110,7 @@ class Alternative:
         text: the recipe.
         size_bytes: of the model file.
         relative_error: relative L2 error of the outputs.
-        drop: share lost of the metric, or of the agreement where there are no labels.
+        drop: share lost of the metric, or of the outputs' variance where there are no labels.
         latency_ratio: latency over that of the cleaned-up model; ``latency_low`` and ``latency_high``: 95 % interval.
         significant: whether the latencies differ significantly.
         kept: whether this is the result.
